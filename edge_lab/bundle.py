@@ -1,0 +1,265 @@
+"""A bundle: a folder with a model and everything a device needs to run it correctly.
+
+`Bundle.load` is the only way in. It refuses, in one sentence that says what to do, a bundle that is missing,
+damaged, newer than this reader, or made for a newer runtime.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import metadata, resources
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from edge_lab.errors import BundleError
+from edge_lab.files import sha256, size_of, writing_file
+from edge_lab.spec import ModelSpec, TensorSpec
+
+SCHEMA_VERSION = 1
+MANIFEST = "bundle.json"
+
+Format = Literal["torchscript", "pt2", "onnx", "pte", "mlpackage"]
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """The engine a program needs.
+
+    `package` is the Python distribution that loads it, `made_with` the version that wrote it; apps must bring
+    at least `min_version`. `delegated` is the share of operators inside the delegate (None: no such notion),
+    `operators` names those left outside.
+    """
+
+    format: Format
+    backend: str
+    package: str
+    made_with: str
+    min_version: str
+    delegated: float | None = None
+    operators: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """Precision of the program, and what it was calibrated with."""
+
+    scheme: Literal["fp32", "fp16", "int8-static"]
+    calibration: str | None = None
+    samples: int = 0
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """Checksum and size of one file or folder of the bundle."""
+
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Golden:
+    """One recorded case: encoded input, preprocessed tensor, expected outputs (file names), tolerance."""
+
+    input: str | None
+    tensor: str
+    outputs: tuple[str, ...]
+    atol: float
+    reference: Literal["self", "eager"]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle on disk. Fields mirror bundle.json (schema/bundle.schema.json)."""
+
+    path: Path
+    target: str
+    spec: ModelSpec
+    runtime: Runtime
+    quantization: Quantization
+    program: str
+    outputs: tuple[TensorSpec, ...]
+    golden: tuple[Golden, ...]
+    files: dict[str, FileEntry] = field(default_factory=dict)
+    metrics: dict[str, float | str | None] = field(default_factory=dict)
+    made_by: dict[str, str | None] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Model and kind, such as `efficientnet_lite0/xnnpack-int8`."""
+        return f"{self.path.parent.name}/{self.path.name}"
+
+    @property
+    def program_path(self) -> Path:
+        """The file (or folder) that the runtime loads."""
+        return self.path / self.program
+
+    @property
+    def program_bytes(self) -> int:
+        """Size of the program in bytes, labels and golden vectors not counted."""
+        return self.files[self.program].bytes
+
+    def golden_cases(self) -> Iterator[tuple[Golden, np.ndarray, tuple[np.ndarray, ...]]]:
+        """Yield each golden case with its input tensor and expected outputs as arrays."""
+        for case in self.golden:
+            x = self._array(case.tensor, self.spec.input)
+            yield case, x, tuple(self._array(f, o) for f, o in zip(case.outputs, self.outputs, strict=True))
+
+    def _array(self, file: str, tensor: TensorSpec) -> np.ndarray:
+        little_endian = np.dtype(tensor.dtype).newbyteorder("<")
+        return np.fromfile(self.path / file, dtype=little_endian).astype(tensor.dtype).reshape(tensor.shape)
+
+    def save(self) -> None:
+        """Write bundle.json (and the checksums of everything beside it), checked against the schema."""
+        document = _to_json(self)
+        labels = self.path / "labels.txt"
+        if self.spec.labels:
+            labels.write_text("\n".join(self.spec.labels) + "\n", encoding="utf-8")
+            document["labels"] = labels.name
+        document["files"] = {
+            name: {"sha256": sha256(self.path / name), "bytes": size_of(self.path / name)}
+            for name in _payload(self.path, self.program)
+        }
+        validate(document)
+        with writing_file(self.path / MANIFEST) as temporary:
+            temporary.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    @staticmethod
+    def load(path: Path | str, *, verify: bool = True) -> Bundle:
+        """Read a bundle folder.
+
+        Args:
+            path: the folder that holds bundle.json.
+            verify: compare every checksum (about 30 ms for 20 MB).
+
+        Raises:
+            BundleError: missing, not JSON, newer schema, schema violation, wrong checksum, runtime too old.
+        """
+        path = Path(path)
+        document = _read_manifest(path)
+        bundle = _from_json(path, document)
+        if verify:
+            _verify_files(bundle)
+        _verify_runtime(bundle)
+        return bundle
+
+
+def _payload(path: Path, program: str) -> list[str]:
+    """Names to checksum: the program as one entry (a .mlpackage is a folder), every other file by itself."""
+    root = path / program
+    names = {program}
+    for file in path.rglob("*"):
+        inside = root.is_dir() and root in file.parents
+        if file.is_file() and file != root and not inside and file.name != MANIFEST and ".part-" not in file.name:
+            names.add(file.relative_to(path).as_posix())
+    return sorted(names)
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    manifest = path / MANIFEST
+    if not manifest.is_file():
+        raise BundleError(
+            f"no bundle at {path}.",
+            f"{MANIFEST} is missing" + ("." if path.is_dir() else ", and so is the folder."),
+            "write one with `edge-lab run` or edge_lab.to(model, target), or check the path.",
+        )
+    again = "make it again with edge_lab.to(model, target), or copy the whole folder again."
+    try:
+        document = json.loads(manifest.read_text(encoding="utf-8"))
+        version = document["schema_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"{manifest} can't be read.", f"it is not a bundle manifest: {error!r}.", again) from error
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise BundleError(
+            f"bundle {path} has schema version {version}; this edge_lab reads up to {SCHEMA_VERSION}.",
+            "it was made by a newer edge_lab.",
+            "upgrade edge_lab, or export the bundle again with this version.",
+        )
+    validate(document, where=str(manifest))
+    return document  # type: ignore[no-any-return]
+
+
+def _verify_files(bundle: Bundle) -> None:
+    for name, entry in bundle.files.items():
+        file = bundle.path / name
+        if not file.exists():
+            problem = f"{name} is missing"
+        elif size_of(file) != entry.bytes:
+            problem = f"{name} has {size_of(file)} bytes instead of {entry.bytes}"
+        elif sha256(file) != entry.sha256:
+            problem = f"{name} has another SHA-256 than bundle.json says"
+        else:
+            continue
+        raise BundleError(
+            f"bundle {bundle.path} is damaged: {problem}.",
+            "the file was changed or cut off after the bundle was written.",
+            "make the bundle again with edge_lab.to(model, target), or copy the whole folder again.",
+        )
+
+
+def _verify_runtime(bundle: Bundle) -> None:
+    from packaging.version import Version
+
+    package, needed = bundle.runtime.package, bundle.runtime.min_version
+    try:
+        installed = metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return  # loading says so, with the command that installs it
+    if Version(installed) < Version(needed):
+        raise BundleError(
+            f"bundle {bundle.path} needs {package} {needed} or newer; {installed} is installed.",
+            "programs run on the version that made them or a newer one, not on an older one.",
+            f"pip install '{package}>={needed}', or export the bundle again here.",
+        )
+
+
+@cache
+def _validator() -> Any:
+    import jsonschema
+
+    text = resources.files("edge_lab").joinpath("schema/bundle.schema.json").read_text(encoding="utf-8")
+    return jsonschema.Draft202012Validator(json.loads(text))
+
+
+def validate(document: object, where: str = "the bundle manifest") -> None:
+    """Raise BundleError if `document` does not fit the published schema."""
+    errors = sorted(_validator().iter_errors(document), key=lambda e: list(map(str, e.absolute_path)))
+    if errors:
+        first = errors[0]
+        spot = "/".join(map(str, first.absolute_path)) or "top level"
+        raise BundleError(
+            f"{where} does not fit the bundle schema at {spot!r}.",
+            first.message[:300] + (f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""),
+            "make the bundle again with edge_lab.to(model, target); the schema is schema/bundle.schema.json.",
+        )
+
+
+@cache
+def _converter() -> Any:
+    import cattrs
+
+    converter = cattrs.Converter()
+    converter.register_structure_hook(float | None, lambda v, _: None if v is None else float(v))
+    converter.register_structure_hook(float | str | None, lambda v, _: v)
+    return converter
+
+
+def _to_json(bundle: Bundle) -> dict[str, Any]:
+    document: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "labels": None} | _converter().unstructure(bundle)
+    del document["path"], document["spec"]["labels"]  # labels live in labels.txt
+    return json.loads(json.dumps(document))  # type: ignore[no-any-return]  # tuples become lists, as a reader sees them
+
+
+def _from_json(path: Path, document: dict[str, Any]) -> Bundle:
+    labels: tuple[str, ...] = ()
+    if document.get("labels"):
+        file = path / document["labels"]
+        labels = tuple(file.read_text(encoding="utf-8").splitlines()) if file.is_file() else ()
+    body = {k: v for k, v in document.items() if k not in ("schema_version", "labels")}
+    body |= {"path": path, "spec": body["spec"] | {"labels": labels}}
+    bundle: Bundle = _converter().structure(body, Bundle)
+    return bundle

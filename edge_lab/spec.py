@@ -1,0 +1,213 @@
+"""What a device must know to run a model correctly: input, preprocessing, postprocessing, labels.
+
+The parts are frozen dataclasses; `edge_lab.bundle` writes them to bundle.json. Preprocessing is data, never
+code in an app, and is defined so exactly that C++, Kotlin, Swift and C can repeat it bit for bit:
+
+1. decode the image to 8-bit RGB (alpha over black is dropped, EXIF rotation applied);
+2. resize: the short side becomes `resize`, the long side `resize * long // short`, with Pillow's
+   antialiased filter (8-bit fixed point, horizontal pass first);
+3. crop the centre `crop` = (height, width), offsets `(size - crop) // 2`;
+4. per channel in float32: `(pixel * scale - mean) / std`, laid out as NCHW, batch 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from edge_lab.errors import DataError, InputError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Task = Literal["classify", "detect", "segment", "keyword", "tensor"]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output tensor: its name, fixed shape, dtype ("float32", "int64", ...) and layout."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    layout: str = "NCHW"
+
+    def check(self, array: np.ndarray) -> np.ndarray:
+        """Return `array` (C-contiguous) if its shape and dtype are right; raise InputError otherwise.
+
+        The first dimension is the batch and may differ.
+        """
+        if array.dtype != np.dtype(self.dtype):
+            raise InputError(
+                f"input {self.name!r} has dtype {array.dtype}, the model takes {self.dtype}.",
+                "runtimes read raw memory: another dtype would give wrong numbers without an error.",
+                f"convert it: x.astype({self.dtype!r}).",
+            )
+        if array.ndim == len(self.shape) and array.shape[1:] == self.shape[1:]:
+            return np.ascontiguousarray(array)
+        nhwc = len(self.shape) == 4 and array.shape[1:] == (*self.shape[2:], self.shape[1])
+        raise InputError(
+            f"input {self.name!r} has shape {tuple(array.shape)}, the model takes {self.shape} ({self.layout}).",
+            "the channels are last (NHWC)." if nhwc else "the program was exported for this one shape.",
+            "move the channels: x.transpose(0, 3, 1, 2)."
+            if nhwc
+            else "preprocess images with edge_lab.preprocess(image, spec), or export again with this shape.",
+        )
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """From an image to the input tensor; see the module docstring for the exact arithmetic.
+
+    `mean` and `std` are per channel, in the units that `pixel * scale` has.
+    """
+
+    resize: int
+    crop: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    scale: float = 1 / 255
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    color: Literal["RGB", "BGR", "L"] = "RGB"
+
+    def __post_init__(self) -> None:
+        channels = 1 if self.color == "L" else 3
+        if not len(self.mean) == len(self.std) == channels or 0 in self.std:
+            raise InputError(
+                f"preprocess: mean has {len(self.mean)} and std {len(self.std)} values, {self.color} needs {channels}.",
+                "one mean and one std per channel are used, and std divides.",
+                "give one number per channel, and no std of 0.",
+            )
+        if self.resize < max(self.crop):
+            raise InputError(
+                f"preprocess: resize {self.resize} is smaller than crop {self.crop}.",
+                "the crop is cut from the resized image.",
+                "make resize at least as large as the crop.",
+            )
+
+
+@dataclass(frozen=True)
+class Postprocess:
+    """From the output tensor to an answer: softmax over the last axis (or not), then the best `top_k`."""
+
+    softmax: bool = True
+    top_k: int = 5
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model's name, task and everything around its forward call.
+
+    `weights` says where the weights come from ("imagenet", "digits-in-the-wild", "random", "user", ...), so that
+    nobody mistakes an untrained network for a trained one.
+    """
+
+    name: str
+    task: Task
+    input: TensorSpec
+    preprocess: Preprocess | None = None
+    postprocess: Postprocess = field(default_factory=Postprocess)
+    labels: tuple[str, ...] = ()
+    weights: str = "random"
+    source: str = ""
+    licence: str = ""
+
+    def with_(self, **changes: object) -> ModelSpec:
+        """A copy with some fields replaced."""
+        return replace(self, **changes)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One answer of a classifier: class index, label, and probability (or raw score without softmax)."""
+
+    index: int
+    label: str
+    score: float
+
+
+def read_image(path: Path | str) -> Image:
+    """Decode an image file to 8-bit RGB, turned upright by its EXIF tag.
+
+    Raises:
+        DataError: the file is missing, cut off, or not an image.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as image:
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(
+            f"{path} could not be read as an image.",
+            str(error),
+            "open it in an image viewer; save it again as JPEG or PNG, or leave it out.",
+        ) from error
+
+
+def preprocess(image: Image | np.ndarray | Path | str, spec: ModelSpec) -> np.ndarray:
+    """Turn an image (path, PIL image, or uint8 array HxWx3) into the model's input.
+
+    Returns:
+        float32 array of shape (1, C, H, W).
+    """
+    from PIL import Image
+
+    recipe = spec.preprocess
+    if recipe is None:
+        raise InputError(
+            f"model {spec.name!r} has no preprocessing.",
+            f"its task is {spec.task!r} and its spec names none.",
+            "give ModelSpec(preprocess=Preprocess(...)), or pass a ready tensor.",
+        )
+    if isinstance(image, (str, Path)):
+        image = read_image(image)
+    elif isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise InputError(
+                f"the image array is {image.dtype} {image.shape}.",
+                "an image is uint8 with shape (height, width, 3); normalising is this function's work.",
+                "pass the pixels as they are, or a path, or a PIL image.",
+            )
+        image = Image.fromarray(image)
+    pixels = np.asarray(_resize_and_crop(image.convert("L" if recipe.color == "L" else "RGB"), recipe))
+    if recipe.color == "L":
+        pixels = pixels[:, :, None]
+    elif recipe.color == "BGR":
+        pixels = pixels[:, :, ::-1]
+    f32 = np.float32
+    x = (pixels.astype(f32) * f32(recipe.scale) - np.array(recipe.mean, f32)) / np.array(recipe.std, f32)
+    return np.ascontiguousarray(x.transpose(2, 0, 1)[None])
+
+
+def _resize_and_crop(image: Image, recipe: Preprocess) -> Image:
+    from PIL import Image
+
+    width, height = image.size
+    short, long = sorted((width, height))
+    long = recipe.resize * long // short
+    size = (recipe.resize, long) if width <= height else (long, recipe.resize)
+    if image.size != size:
+        image = image.resize(size, Image.Resampling[recipe.interpolation.upper()])
+    crop_h, crop_w = recipe.crop
+    left, top = (size[0] - crop_w) // 2, (size[1] - crop_h) // 2
+    return image.crop((left, top, left + crop_w, top + crop_h))
+
+
+def postprocess(output: np.ndarray, spec: ModelSpec) -> list[Prediction]:
+    """Turn one classifier output, shape (1, classes) or (classes,), into its best answers, best first."""
+    scores = np.asarray(output, dtype=np.float64).reshape(-1)
+    if spec.labels and len(spec.labels) != scores.size:
+        raise InputError(
+            f"the output has {scores.size} scores, the spec has {len(spec.labels)} labels.",
+            "this output belongs to another model, or to a batch of several images.",
+            "pass one row of the output, with the spec of the same bundle.",
+        )
+    if spec.postprocess.softmax:
+        scores = np.exp(scores - scores.max())
+        scores = scores / scores.sum()
+    best = np.argsort(-scores, kind="stable")[: spec.postprocess.top_k]
+    return [Prediction(int(i), spec.labels[i] if spec.labels else str(i), float(scores[i])) for i in best]
