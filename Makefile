@@ -1,0 +1,81 @@
+# edge-lab: `make run` takes a real model to every runtime, `make test` checks everything.
+# Works with GNU make 4 and with the make 3.81 that macOS ships. Variables:
+#   PYTHON=python3.12       the interpreter that .venv is made from (3.10 to 3.13)
+#   TORCH_INDEX=<url>       take torch and torchvision from this index, for example PyTorch's CPU builds
+#   WORKERS=2               processes that `make test` uses
+
+PYTHON  ?= python3
+WORKERS ?= 2
+UV      ?= uv
+NAMES   ?=
+BIN     := .venv/bin
+STAMP   := .venv/.installed
+
+# The accelerator half of the lock: not wanted when TORCH_INDEX brings another build of PyTorch.
+TORCH_LINES := ^(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z0-9-]+)==
+pin = $$(sed -n 's/^$(1)==\([^ ;]*\).*/\1/p' requirements.lock | head -n 1)
+
+.PHONY: help install run lab labs test report lint format lock torch-pins clean distclean
+.DEFAULT_GOAL := help
+
+help: ## show this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-16s %s\n", $$1, $$2}'
+
+install: $(STAMP) ## create .venv from the lock (run, test and lab do it by themselves)
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 13) else \
+	  "edge-lab needs Python 3.10 to 3.13; $(PYTHON) is %d.%d. Name another one: make run PYTHON=python3.11" % v)'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { rm -rf .venv; echo \
+	  "No virtual environment could be made. On Debian or Ubuntu: sudo apt install python3-venv"; exit 1; }
+ifdef TORCH_INDEX
+	@$(MAKE) -s torch-pins > .venv/lock-without-torch.txt
+	$(BIN)/python -m pip install --no-deps --index-url $(TORCH_INDEX) \
+	  torch==$(call pin,torch) torchvision==$(call pin,torchvision)
+	$(BIN)/python -m pip install -r .venv/lock-without-torch.txt
+else
+	$(BIN)/python -m pip install -r requirements.lock
+endif
+	$(BIN)/python -m pip install --no-deps -e .
+	@touch $(STAMP)
+
+torch-pins: # prints the lock without PyTorch and its CUDA libraries
+	@grep -Ev '$(TORCH_LINES)' requirements.lock
+
+run: $(STAMP) ## one real model to every runtime; writes artifacts/report.html
+	$(BIN)/edge-lab run efficientnet_lite0 --out artifacts --report artifacts/report.html
+
+lab: $(STAMP) ## open JupyterLab at the syllabus
+	$(BIN)/jupyter lab labs/README.md
+
+labs: $(STAMP) ## run the labs again and store their outputs; NAMES="00_start_here" for some of them
+	$(BIN)/python tools/labs.py execute $(NAMES)
+
+test: $(STAMP) ## every test: package, labs under nbval, take-home cells, faults
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest labs tests --nbval-lax --nbval-current-env \
+	  --nbval-cell-timeout 300 -n $(WORKERS) --dist loadscope
+
+report: $(STAMP) ## render artifacts/report.html again from the last run
+	$(BIN)/edge-lab report artifacts --out artifacts/report.html
+
+lint: $(STAMP) ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP) ## let ruff fix what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: $(STAMP) ## resolve requirements.lock again (needs uv), then environment.yml
+	@command -v $(UV) > /dev/null || { echo "uv is missing: pip install uv, or name it: make lock UV=/path/to/uv"; exit 1; }
+	$(UV) pip compile --universal --python-version 3.10 --all-extras --upgrade --no-header --no-annotate \
+	  pyproject.toml -o requirements.lock
+	$(BIN)/python tools/env_yml.py write
+
+clean: ## delete what the commands wrote; keeps .venv
+	rm -rf artifacts build dist .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+distclean: clean ## delete .venv too
+	rm -rf .venv
