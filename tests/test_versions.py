@@ -1,0 +1,95 @@
+"""One version of everything: versions.toml, pyproject.toml, the lock, environment.yml and what is installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+import edge_lab.bundle
+
+ROOT = Path(__file__).resolve().parent.parent
+PYTHONS = ("3.10", "3.11", "3.12", "3.13")
+PLATFORMS = (("linux", "x86_64"), ("linux", "aarch64"), ("darwin", "arm64"))
+
+
+def _tool() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("env_yml", ROOT / "tools" / "env_yml.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+env_yml = _tool()
+VERSIONS = env_yml.read_toml("versions.toml")
+PROJECT = env_yml.read_toml("pyproject.toml")["project"]
+DEFAULT = VERSIONS["python"]["default"]
+
+
+def _needed(python: str) -> list[Requirement]:
+    place = {"python_version": python, "extra": ""}
+    return [r for r, _ in env_yml.direct() if r.marker is None or r.marker.evaluate(place)]
+
+
+def test_exact_pins_of_pyproject_are_those_of_versions_toml() -> None:
+    pins = {r.name: str(r.specifier).removeprefix("==") for r in _needed(DEFAULT)}
+    assert {name: pins[name] for name in VERSIONS["packages"]} == VERSIONS["packages"]
+
+
+def test_python_range_is_the_same_in_both_files() -> None:
+    assert PROJECT["requires-python"] == VERSIONS["python"]["requires"]
+
+
+def test_lock_has_the_pins_of_versions_toml() -> None:
+    pins = env_yml.lock(DEFAULT)
+    assert {name: pins[name] for name in VERSIONS["packages"]} == VERSIONS["packages"]
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+@pytest.mark.parametrize("platform", PLATFORMS, ids="-".join)
+def test_lock_satisfies_pyproject_everywhere(python: str, platform: tuple[str, str]) -> None:
+    pins = env_yml.lock(python, *platform)
+    wrong = [str(r) for r in _needed(python) if not r.specifier.contains(pins.get(env_yml.canonical(r.name), "0"))]
+    assert not wrong, "run `make lock`"
+
+
+def test_environment_yml_is_what_the_tool_writes() -> None:
+    assert (ROOT / "environment.yml").read_text(encoding="utf-8") == env_yml.render(), "run `make lock`"
+
+
+def test_environment_yml_installs_the_pins_of_the_lock() -> None:
+    document = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    assert document["name"] == "edge-lab"
+    assert f"python={DEFAULT}" in document["dependencies"]
+    lines = next(entry["pip"] for entry in document["dependencies"] if isinstance(entry, dict))
+    assert lines[0] == "-c requirements.lock"
+    assert lines[-1] == "-e ."
+    listed = dict(line.split("==") for line in lines[1:-1])
+    pins = env_yml.lock(DEFAULT)
+    assert listed == {env_yml.canonical(r.name): pins[env_yml.canonical(r.name)] for r in _needed(DEFAULT)}
+
+
+def test_installed_packages_are_those_of_the_lock() -> None:
+    here = "{}.{}".format(*sys.version_info[:2])
+    pins = env_yml.lock(here)
+    names = [env_yml.canonical(r.name) for r in _needed(here)]
+    installed = {name: Version(metadata.version(name)).public for name in names}  # public: 2.14.1+cpu is 2.14.1
+    assert installed == {name: pins[name] for name in names}
+
+
+def test_published_schema_is_the_one_in_the_package() -> None:
+    published = (ROOT / "schema" / "bundle.schema.json").read_bytes()
+    assert published == (ROOT / "edge_lab" / "schema" / "bundle.schema.json").read_bytes()
+
+
+def test_schema_version_is_that_of_versions_toml() -> None:
+    assert VERSIONS["bundle"]["schema"] == edge_lab.bundle.SCHEMA_VERSION
