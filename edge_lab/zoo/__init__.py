@@ -1,0 +1,14 @@
+"""Models: a few by name, any of torchvision and timm, and your own.
+
+>>> from edge_lab import zoo
+>>> zoo.list_models("efficient*")
+['efficientnet_lite0']
+>>> model = zoo.create("efficientnet_lite0")          # real ImageNet weights, offline
+>>> mine = zoo.create("my_model.py:build", input_shape=(1, 3, 224, 224))   # doctest: +SKIP
+"""
+
+from edge_lab.zoo import efficientnet  # noqa: F401  (registers its models)
+from edge_lab.zoo.model import Model, from_module
+from edge_lab.zoo.registry import create, list_models, register
+
+__all__ = ["Model", "create", "from_module", "list_models", "register"]
