@@ -46,7 +46,9 @@ run: $(STAMP) ## one real model to every runtime; writes artifacts/report.html
 	$(BIN)/edge-lab run efficientnet_lite0 --out artifacts --report artifacts/report.html
 
 lab: $(STAMP) ## open JupyterLab at the syllabus
-	$(BIN)/jupyter lab labs/README.md
+	@mkdir -p .venv/share/jupyter/lab/settings
+	@cp tools/jupyterlab.json .venv/share/jupyter/lab/settings/overrides.json
+	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/labs/README.md
 
 labs: $(STAMP) ## run the labs again and store their outputs; NAMES="00_start_here" for some of them
 	$(BIN)/python tools/labs.py execute $(NAMES)
