@@ -7,8 +7,9 @@
 >>> mine = zoo.create("my_model.py:build", input_shape=(1, 3, 224, 224))   # doctest: +SKIP
 """
 
-from edge_lab.zoo import efficientnet  # noqa: F401  (registers its models)
+from edge_lab.zoo import efficientnet  # noqa: F401  (registers its model)
 from edge_lab.zoo.model import Model, from_module
 from edge_lab.zoo.registry import create, list_models, register
+from edge_lab.zoo.small import save
 
-__all__ = ["Model", "create", "from_module", "list_models", "register"]
+__all__ = ["Model", "create", "from_module", "list_models", "register", "save"]

