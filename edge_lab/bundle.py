@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import metadata, resources
 from pathlib import Path
@@ -127,6 +127,12 @@ class Bundle:
         validate(document)
         with writing_file(self.path / MANIFEST) as temporary:
             temporary.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    def record(self, **metrics: float | str | None) -> Bundle:
+        """Add metrics (top1, agreement, sqnr_db, ...) to bundle.json and return the updated bundle."""
+        updated = replace(self, metrics=self.metrics | metrics)
+        updated.save()
+        return updated
 
     @staticmethod
     def load(path: Path | str, *, verify: bool = True) -> Bundle:

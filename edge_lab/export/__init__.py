@@ -1,0 +1,160 @@
+"""From a model to a bundle: `to(model, "android-xnnpack-int8")`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edge_lab.bundle import Bundle
+from edge_lab.errors import BundleError, EdgeLabError, ExportError, InputError
+
+# Importing an exporter registers its targets; none of them imports its converter before it is used.
+from edge_lab.export import coreml, executorch, exported, onnx, torchscript  # noqa: F401
+from edge_lab.export.diagnose import diagnose
+from edge_lab.export.fingerprint import fingerprint, made_by
+from edge_lab.export.target import Job, Target, exporter_of, target, targets
+from edge_lab.files import locked, writing_folder
+from edge_lab.spec import ModelSpec, preprocess
+
+if TYPE_CHECKING:
+    from edge_lab.data import ImageSet
+    from edge_lab.zoo import Model
+
+__all__ = ["Target", "target", "targets", "to"]
+
+CALIBRATION_IMAGES = 32
+
+
+def to(
+    model: Model,
+    target_name: str | Target,
+    *,
+    calibration: ImageSet | Iterable[np.ndarray] | None = None,
+    golden: ImageSet | Sequence[np.ndarray] | None = None,
+    out: Path | str = "artifacts",
+    force: bool = False,
+) -> Bundle:
+    """Export a model for a target and return the bundle.
+
+    A bundle whose inputs have not changed (weights, code, spec, target, calibration, versions) is reused. A run
+    that is killed leaves the previous bundle or none, never half of one.
+
+    Args:
+        model: from `create` or `from_module`; its spec goes into the bundle.
+        target_name: see `targets()`.
+        calibration: real inputs for int8, as images or preprocessed arrays. Default: 32 crops of shipped photos
+            for models that take images.
+        golden: five or more inputs to record. Default: shipped photos, or seeded noise for models without
+            preprocessing.
+        out: the bundle is written to `out/<model name>/<backend>-<precision>`.
+        force: export even if the bundle is up to date.
+
+    Raises:
+        InputError: unknown target, unusable calibration inputs.
+        ExportError: the model can't go to this format; says why and what to change.
+    """
+    goal = target(target_name)
+    folder = Path(out) / model.spec.name.replace("/", "_").replace(":", "_") / goal.kind
+    pictures = _golden_inputs(golden, model.spec)
+    inputs, source = _calibration_inputs(calibration, model.spec) if goal.precision == "int8" else ([], None)
+    key = fingerprint(model.module, model.spec, goal, inputs, [_bytes(p) for p in pictures])
+    with locked(folder):
+        bundle = None if force else _reusable(folder, key)
+        if bundle is None:
+            with writing_folder(folder) as temporary:
+                _write(model, goal, inputs, source, pictures, key, temporary)
+            bundle = Bundle.load(folder)
+    return bundle
+
+
+def _reusable(folder: Path, key: str) -> Bundle | None:
+    try:
+        bundle = Bundle.load(folder)
+    except BundleError:
+        return None
+    return bundle if bundle.made_by.get("fingerprint") == key else None
+
+
+def _write(
+    model: Model,
+    goal: Target,
+    inputs: list[np.ndarray],
+    source: str | None,
+    pictures: list[Any],
+    key: str,
+    folder: Path,
+) -> None:
+    from edge_lab.export.golden import write_expected, write_inputs
+    from edge_lab.export.wrap import flatten
+    from edge_lab.runtime import eager
+
+    cases = write_inputs(pictures, model.spec, folder)
+    session = eager(model)
+    reference = [session.run(x) for _, _, x in cases]
+    if not all(np.isfinite(out).all() for outs in reference for out in outs):
+        raise ExportError(
+            f"{model.spec.name} gives NaN or infinity on real inputs, before any export.",
+            "its weights or its preprocessing are broken.",
+            "check the checkpoint, and that preprocess matches the one used in training.",
+        )
+    module, outputs = flatten(model.module, cases[0][2])
+    try:
+        job = Job(module, model.spec, outputs, goal, cases[0][2], inputs, source, folder)
+        program = exporter_of(goal)(job)
+    except EdgeLabError:
+        raise
+    except Exception as error:  # converters raise whatever they like
+        raise diagnose(error, model.spec.name, goal.name) from error
+    draft = Bundle(
+        folder,
+        goal.name,
+        model.spec,
+        program.runtime,
+        job.quantization(),
+        program.file,
+        outputs,
+        (),
+        made_by=made_by(key),
+    )
+    draft.save()  # so that the runtime can load it
+    golden = write_expected(Bundle.load(folder, verify=False), cases, reference)
+    Bundle(**{**vars(draft), "golden": golden}).save()
+
+
+def _golden_inputs(golden: ImageSet | Sequence[np.ndarray] | None, spec: ModelSpec) -> list[Any]:
+    from edge_lab.export.golden import CASES
+
+    if golden is not None:
+        return [golden[i] for i in range(min(len(golden), CASES))]
+    if spec.preprocess is None:
+        rng = np.random.default_rng(0)
+        return [rng.standard_normal(spec.input.shape).astype(spec.input.dtype) for _ in range(CASES)]
+    from edge_lab.data import load
+
+    photos = load("photos").take(CASES)
+    return [photos[i] for i in range(CASES)]
+
+
+def _calibration_inputs(
+    calibration: ImageSet | Iterable[np.ndarray] | None, spec: ModelSpec
+) -> tuple[list[np.ndarray], str]:
+    from edge_lab.data import ImageSet, load
+
+    if calibration is None:
+        if spec.preprocess is None:
+            raise InputError(
+                f"{spec.name} has no preprocessing, so no images can calibrate it.",
+                "int8 reads the range of every activation from real inputs.",
+                "pass calibration=[...]: about 32 real float32 inputs of the model's shape.",
+            )
+        calibration = load("calibration", limit=CALIBRATION_IMAGES)
+    if isinstance(calibration, ImageSet):
+        return [preprocess(calibration[i], spec) for i in range(len(calibration))], calibration.name
+    return list(calibration), "user"
+
+
+def _bytes(picture: Any) -> bytes:
+    return picture.tobytes() if isinstance(picture, np.ndarray) else np.asarray(picture).tobytes()

@@ -1,0 +1,48 @@
+"""ExecuTorch: a .pte program whose operators run in the XNNPACK delegate (ARM and x86 CPUs)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edge_lab.bundle import Runtime
+from edge_lab.compress.quantize import quantize
+from edge_lab.export.made_with import version_of
+from edge_lab.export.target import Job, Program, exporter
+from edge_lab.quiet import quiet
+
+
+@exporter("xnnpack", "pte", ("android", "ios", "pi", "linux"), ("fp32", "fp16", "int8"))
+def export_xnnpack(job: Job) -> Program:
+    """Write model.pte: export, (quantize,) partition for XNNPACK, lower, serialize."""
+    import torch
+
+    module = job.module
+    if job.target.precision == "int8":
+        module = quantize(module, job.example, job.calibration, job.target.quantize)
+    elif job.target.precision == "fp16":
+        from edge_lab.export.wrap import HalfInside
+
+        module = HalfInside(module)
+    with quiet():
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+        from executorch.exir import to_edge_transform_and_lower
+
+        program = torch.export.export(module, (torch.from_numpy(job.example),), strict=False)
+        edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+        share, left = delegated(edge.exported_program().graph_module)
+        buffer = edge.to_executorch().buffer
+    (job.folder / "model.pte").write_bytes(buffer)
+    version = version_of("executorch")
+    return Program("model.pte", Runtime("pte", "xnnpack", "executorch", version, version, share, left))
+
+
+def delegated(lowered: Any) -> tuple[float, tuple[str, ...]]:
+    """Share of operators inside delegates, and the names of those left outside (sorted, each once)."""
+    from executorch.devtools.backend_debug import get_delegation_info
+
+    info = get_delegation_info(lowered)
+    inside = sum(op.delegated for op in info.delegation_by_operator.values())
+    outside = {name: op.non_delegated for name, op in info.delegation_by_operator.items() if op.non_delegated}
+    left = {name: n for name, n in outside.items() if "getitem" not in name}
+    total = inside + sum(left.values())
+    return (inside / total if total else 0.0), tuple(sorted(left))

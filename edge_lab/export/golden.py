@@ -1,0 +1,99 @@
+"""Golden vectors: a few real inputs with their preprocessed tensor and expected output, written into the bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from edge_lab.bundle import Bundle, Golden
+from edge_lab.errors import BundleError, ExportError, MissingTool
+from edge_lab.spec import ModelSpec, preprocess
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+CASES = 5
+# What another CPU may differ by, as a share of the largest output: float rounding order, two steps of 255 for int8.
+_RELATIVE = {"fp32": 1e-3, "fp16": 2e-2, "int8-static": 1e-2}
+
+
+def write_inputs(images: Sequence[Any], spec: ModelSpec, folder: Path) -> list[tuple[str | None, str, np.ndarray]]:
+    """Store inputs under `folder/golden`.
+
+    Args:
+        images: PIL images (stored as PNG, which every decoder reads alike) or ready float32 tensors.
+        spec: how to preprocess the images.
+        folder: the bundle being written.
+
+    Returns:
+        Per case: file of the encoded image or None, file of the tensor, and the tensor.
+    """
+    (folder / "golden").mkdir(exist_ok=True)
+    cases = []
+    for i, image in enumerate(images):
+        picture: str | None = None
+        if isinstance(image, np.ndarray) and image.dtype != np.uint8:
+            x = image
+        else:
+            picture = f"golden/{i}.png"
+            _shrink(image, spec).save(folder / picture, optimize=True)
+            x = preprocess(folder / picture, spec)
+        tensor = f"golden/{i}.input.bin"
+        _little_endian(x).tofile(folder / tensor)
+        cases.append((picture, tensor, x))
+    return cases
+
+
+def _shrink(image: Image, spec: ModelSpec) -> Image:
+    """Small enough to ship, but still larger than the model's input, so that resizing is part of the test."""
+    assert spec.preprocess is not None
+    short = round(spec.preprocess.resize * 1.25)
+    if min(image.size) <= short:
+        return image
+    factor = short / min(image.size)
+    return image.resize((round(image.width * factor), round(image.height * factor)))
+
+
+def write_expected(
+    bundle: Bundle, cases: list[tuple[str | None, str, np.ndarray]], reference: list[tuple[np.ndarray, ...]]
+) -> tuple[Golden, ...]:
+    """Store expected outputs: the program's own where it runs here, the PyTorch model's otherwise.
+
+    Raises:
+        ExportError: the program runs but gives NaN or infinity where the model does not.
+    """
+    from edge_lab.runtime import load
+
+    kind: Literal["self", "eager"] = "self"
+    expected = reference
+    try:
+        session = load(bundle)
+        expected = [session.run(x) for _, _, x in cases]
+    except MissingTool:
+        kind = "eager"
+    except BundleError as error:
+        raise ExportError(
+            f"the program for {bundle.target} was written but can't be loaded.", error.why, error.fix
+        ) from error
+    golden = []
+    for i, ((picture, tensor, _), outputs, wanted) in enumerate(zip(cases, expected, reference, strict=True)):
+        if all(np.isfinite(w).all() for w in wanted) and not all(np.isfinite(out).all() for out in outputs):
+            raise ExportError(
+                f"the program for {bundle.target} gives NaN or infinity.",
+                "a number left the range of its type (float16 ends at 65504), or the converter is wrong.",
+                "use the fp32 target, or scale the activations down.",
+            )
+        files = tuple(f"golden/{i}.{spec.name}.bin" for spec in bundle.outputs)
+        for file, array in zip(files, outputs, strict=True):
+            _little_endian(array).tofile(bundle.path / file)
+        scale = max((float(np.abs(out).max()) for out in outputs if out.size), default=1.0)
+        relative = _RELATIVE[bundle.quantization.scheme] * (5 if kind == "eager" else 1)
+        golden.append(Golden(picture, tensor, files, max(1e-6, relative * scale), kind))
+    return tuple(golden)
+
+
+def _little_endian(array: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))

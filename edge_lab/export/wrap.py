@@ -1,0 +1,64 @@
+"""Modules that adapt a model for export. Import this file lazily: it needs torch."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import torch
+from torch.utils import _pytree as pytree
+
+from edge_lab.spec import TensorSpec
+
+
+class HalfInside(torch.nn.Module):
+    """float32 in and out, float16 inside, so that apps feed every precision alike."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()
+        self.module = copy.deepcopy(module).half()
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:  # noqa: D102
+        outputs = self.module(x.half())
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        return tuple(out.float() if out.dtype is torch.float16 else out for out in outputs)
+
+
+class FlatOutputs(torch.nn.Module):
+    """Returns the tensors of a nested output (dict, list, dataclass) as a flat tuple, in pytree order."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:  # noqa: D102
+        return tuple(leaf for leaf in pytree.tree_leaves(self.module(x)) if isinstance(leaf, torch.Tensor))
+
+
+def flatten(module: torch.nn.Module, example: np.ndarray) -> tuple[torch.nn.Module, tuple[TensorSpec, ...]]:
+    """The module, wrapped if its output is more than one tensor, and the specs of its outputs.
+
+    Outputs are named after their place: `output` for a single tensor, dict keys and indices joined by "_" otherwise.
+    """
+    with torch.inference_mode():
+        value = module(torch.from_numpy(example))
+    if isinstance(value, torch.Tensor):
+        return module, (_spec("output", value),)
+    leaves, _ = pytree.tree_flatten_with_path(value)
+    specs = tuple(
+        _spec("_".join(_key(part) for part in path) or "output", leaf)
+        for path, leaf in leaves
+        if isinstance(leaf, torch.Tensor)
+    )
+    return FlatOutputs(module), specs
+
+
+def _key(part: object) -> str:
+    text = str(getattr(part, "key", getattr(part, "idx", getattr(part, "name", part))))
+    return "".join(c if c.isalnum() else "_" for c in text)
+
+
+def _spec(name: str, tensor: torch.Tensor) -> TensorSpec:
+    layout = "NCHW" if tensor.ndim == 4 else "any"
+    name = f"output_{name}" if name[:1].isdigit() else name
+    return TensorSpec(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), layout)

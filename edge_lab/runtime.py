@@ -1,0 +1,202 @@
+"""Run a bundle in its own engine: `load(bundle)` returns a Session, `session(x)` an array. One protocol for all."""
+
+from __future__ import annotations
+
+import io
+import sys
+import warnings
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edge_lab.bundle import Bundle
+from edge_lab.errors import BundleError, MissingTool
+from edge_lab.quiet import quiet
+from edge_lab.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from edge_lab.zoo import Model
+
+Outputs = tuple[np.ndarray, ...]
+Run = Callable[[np.ndarray], Outputs]
+
+
+@dataclass(frozen=True)
+class Session:
+    """A loaded program.
+
+    `session(x)` takes the preprocessed input, float32 of `spec.input.shape`, and returns the first output;
+    `session.run(x)` returns all outputs. Both check shape and dtype first.
+    """
+
+    name: str
+    spec: ModelSpec
+    engine: str
+    threads: int
+    _run: Run
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """The first output."""
+        return self._run(self.spec.input.check(x))[0]
+
+    def run(self, x: np.ndarray) -> Outputs:
+        """All outputs, in the order of the bundle's `outputs`."""
+        return self._run(self.spec.input.check(x))
+
+
+def load(bundle: Bundle | Path | str, *, threads: int = 1) -> Session:
+    """Load a bundle's program in the engine it was made for.
+
+    Args:
+        bundle: a Bundle, or the path of one (then it is verified first).
+        threads: CPU threads for this engine. PyTorch's and ExecuTorch's thread counts are process-wide.
+
+    Raises:
+        BundleError: the bundle is unusable, or its engine refuses the program.
+        MissingTool: the engine is not installed or does not exist on this platform.
+    """
+    bundle = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
+    engine = _ENGINES[bundle.runtime.format]
+    try:
+        run = engine(bundle, threads)
+    except (BundleError, MissingTool):
+        raise
+    except ModuleNotFoundError as error:
+        raise MissingTool(
+            f"{bundle.name} needs {bundle.runtime.package}.", str(error), f"pip install {bundle.runtime.package}"
+        ) from error
+    except Exception as error:  # each engine has its own exception types
+        raise BundleError(
+            f"{bundle.runtime.package} can't load {bundle.program_path}.",
+            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}.",
+            "run `edge-lab doctor`; if all is well there, export the bundle again.",
+        ) from error
+    return Session(bundle.name, bundle.spec, bundle.runtime.package, threads, run)
+
+
+def eager(model: Model, *, threads: int = 1) -> Session:
+    """The PyTorch module itself as a Session: the reference that every runtime is compared with."""
+    return Session("eager", model.spec, "torch", threads, _torch_run(model.module.eval(), threads))
+
+
+def flat_arrays(value: Any) -> Outputs:
+    """The tensors in a nested output (tuple, list, dict, dataclass), in pytree order, as arrays."""
+    import torch
+
+    leaves = torch.utils._pytree.tree_leaves(value)
+    return tuple(leaf.detach().contiguous().cpu().numpy() for leaf in leaves if isinstance(leaf, torch.Tensor))
+
+
+def _torch_run(module: Any, threads: int) -> Run:
+    import torch
+
+    torch.set_num_threads(threads)
+
+    def run(x: np.ndarray) -> Outputs:
+        with torch.inference_mode():
+            return flat_arrays(module(torch.from_numpy(x)))
+
+    return run
+
+
+def _torchscript(bundle: Bundle, threads: int) -> Run:
+    import torch
+
+    with warnings.catch_warnings():  # deprecated since torch 2.11, still shipped: the labs say so once
+        warnings.simplefilter("ignore")
+        program = torch.jit.load(str(bundle.program_path), map_location="cpu")  # type: ignore[no-untyped-call]
+        return _torch_run(program, threads)
+
+
+def _pt2(bundle: Bundle, threads: int) -> Run:
+    import torch
+
+    refuse_code(bundle.program_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.export.load(bundle.program_path)
+    return _torch_run(program.module(check_guards=False), threads)
+
+
+def refuse_code(path: Path) -> None:
+    """Raise BundleError if a .pt2 archive holds pickled objects other than tensors.
+
+    torch.export.load falls back to full unpickling, which runs whatever code the file names.
+    """
+    import torch
+
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            content = archive.read(name) if not name.endswith(".json") else b""
+            if not (content[:4] == b"PK\x03\x04" or content[:1] == b"\x80" or name.endswith(".pt")):
+                continue
+            try:
+                torch.load(io.BytesIO(content), weights_only=True)
+            except Exception as error:
+                raise BundleError(
+                    f"{path} was refused: {name} holds a pickle that is more than tensors.",
+                    "unpickling it would run whatever code the file names.",
+                    "export the model again from its source; never load such a file from elsewhere.",
+                ) from error
+
+
+def _onnx(bundle: Bundle, threads: int) -> Run:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # spinning starves other processes
+    session = onnxruntime.InferenceSession(str(bundle.program_path), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda x: tuple(session.run(None, {name: x}))
+
+
+def _pte(bundle: Bundle, threads: int) -> Run:
+    import torch
+
+    buffer = bundle.program_path.read_bytes()
+    if buffer[4:8] not in (b"ET12", b"eh00"):
+        raise BundleError(
+            f"{bundle.program_path} is not an ExecuTorch program.",
+            f"its identifier is {buffer[4:8]!r}, not b'ET12'.",
+            "export the bundle again with edge_lab.to(model, target).",
+        )
+    with quiet():
+        from executorch.extension.pybindings import portable_lib
+
+        portable_lib._unsafe_reset_threadpool(threads)
+        program = portable_lib._load_for_executorch_from_buffer(buffer)
+
+    def run(x: np.ndarray, _keep: bytes = buffer) -> Outputs:
+        outputs = program.forward((torch.from_numpy(x),))
+        return tuple(out.numpy().copy() for out in outputs)  # the arena is reused by the next call
+
+    return run
+
+
+def _mlpackage(bundle: Bundle, threads: int) -> Run:
+    if sys.platform != "darwin":
+        raise MissingTool(
+            f"{bundle.name} can't run here.",
+            "Core ML programs run on macOS and iOS only; elsewhere they can be converted, not executed.",
+            "run this on a Mac, or compare another target here.",
+        )
+    import coremltools
+
+    model = coremltools.models.MLModel(str(bundle.program_path))
+    name = bundle.spec.input.name
+    return lambda x: tuple(np.asarray(model.predict({name: x})[out.name]) for out in bundle.outputs)
+
+
+_ENGINES: dict[str, Callable[[Bundle, int], Run]] = {
+    "torchscript": _torchscript,
+    "pt2": _pt2,
+    "onnx": _onnx,
+    "pte": _pte,
+    "mlpackage": _mlpackage,
+}
