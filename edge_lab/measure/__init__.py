@@ -5,28 +5,56 @@ holds them, so import classes from here too, not by `import edge_lab.measure.lat
 """
 
 from edge_lab.measure.accuracy import Accuracy, Inputs, evaluate, prepare, score
+from edge_lab.measure.budget import Budget, Budgets, check, load_budget, passed
 from edge_lab.measure.cold import ColdStart, Fresh, Memory, cold_start, fresh, memory
+from edge_lab.measure.energy import Energy, energy
 from edge_lab.measure.latency import Latency, Ratio, interleaved, latency, ratio
+from edge_lab.measure.machine import machine, provenance, versions
 from edge_lab.measure.parity import Parity, outputs_of, parity
+from edge_lab.measure.profile import OpTime, profile, profile_plot
+from edge_lab.measure.result import Example, Failure, RunResult, TargetResult, Verdict
+from edge_lab.measure.roofline import Roofline, bytes_moved, flops, roofline
 
 __all__ = [
     "Accuracy",
+    "Budget",
+    "Budgets",
     "ColdStart",
+    "Energy",
+    "Example",
+    "Failure",
     "Fresh",
     "Inputs",
     "Latency",
     "Memory",
+    "OpTime",
     "Parity",
     "Ratio",
+    "Roofline",
+    "RunResult",
+    "TargetResult",
+    "Verdict",
+    "bytes_moved",
+    "check",
     "cold_start",
+    "energy",
     "evaluate",
+    "flops",
     "fresh",
     "interleaved",
     "latency",
+    "load_budget",
+    "machine",
     "memory",
     "outputs_of",
     "parity",
+    "passed",
     "prepare",
+    "profile",
+    "profile_plot",
+    "provenance",
     "ratio",
+    "roofline",
     "score",
+    "versions",
 ]
