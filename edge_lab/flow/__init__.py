@@ -1,0 +1,263 @@
+"""The spine: one model to every target, and what each of them costs."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge_lab.data import ImageSet
+from edge_lab.errors import EdgeLabError, ExportError, InputError
+from edge_lab.flow.jobs import EAGER, Answer, Request, work
+from edge_lab.flow.progress import Progress
+from edge_lab.flow.rows import Measured, examples, rows
+from edge_lab.flow.workers import Done, run_isolated
+from edge_lab.measure.budget import Budgets, load_budget
+from edge_lab.measure.result import RunResult
+from edge_lab.zoo import Model
+
+__all__ = ["DEFAULT_TARGETS", "run"]
+
+DEFAULT_TARGETS = (
+    "android-xnnpack-int8",  # the longest first, so that two workers end together
+    "android-xnnpack-fp32",
+    "linux-onnx-int8",
+    "ios-coreml-fp16",
+    "linux-onnx-fp32",
+    "linux-torchscript-fp32",
+    "linux-pt2-fp32",
+)
+_LIMITS = {"segment": 8, "detect": 8}  # their outputs are large
+_LIMIT = 64
+_ROUNDS = 30
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Images to run on: the ImageSet (None for models that take ready tensors), and their preprocessed array."""
+
+    images: ImageSet | None
+    x: np.ndarray
+    targets: tuple[tuple[int, ...], ...]
+    name: str
+
+
+def run(
+    model: str | Model,
+    *,
+    targets: Sequence[str] | None = None,
+    images: str | ImageSet | None = None,
+    calibration: str | ImageSet | Sequence[np.ndarray] | None = None,
+    input_shape: tuple[int, ...] | None = None,
+    weights: str = "default",
+    out: Path | str = "artifacts",
+    budget: Path | Budgets | None = None,
+    limit: int | None = None,
+    jobs: int | None = None,
+    progress: bool = True,
+) -> RunResult:
+    """Export a model to each target, run each program in its own engine, compare, time, and hold against budgets.
+
+    Args:
+        model: a zoo name, "torchvision:NAME", "timm:NAME", "my_model.py:build", or a Model.
+        targets: names from `edge_lab.targets()`; default: one for every format.
+        images: a data set name or a folder. Default: the ImageNet sample if $EDGE_LAB_DATA holds it and the model
+            knows ImageNet, otherwise photos that come with the package.
+        calibration: what int8 is calibrated with: a set name, a folder, or arrays. Default: shipped photos.
+        input_shape: (N, C, H, W), for files whose function returns a bare module.
+        weights: see `edge_lab.create`.
+        out: where bundles go.
+        budget: a budgets.toml, or Budgets. Default: the package's defaults.
+        limit: at most so many images (evenly spread).
+        jobs: worker processes; default: one per core, at most 4. 0 runs everything in this process.
+        progress: show a line per step on stderr.
+
+    Returns:
+        A RunResult whose first row is eager PyTorch. A target that could not be built has status "failed" and says
+        why; the others still come out.
+
+    Raises:
+        EdgeLabError: the model or the images are unusable, or no target came out for the same reason.
+    """
+    from edge_lab.export import target
+
+    started = time.monotonic()
+    show = Progress(progress)
+    goals = [target(name) for name in (targets or DEFAULT_TARGETS)]
+    limits = budget if isinstance(budget, Budgets) else load_budget(budget) if budget else Budgets()
+    built = _model(model, weights, input_shape)
+    show(f"{built.spec.name}, weights: {built.spec.weights}")
+    pictures = _pictures(built, images, limit)
+    show(f"{len(pictures.x)} inputs from {pictures.name}")
+    with tempfile.TemporaryDirectory(prefix="edge-lab-") as folder:
+        requests = _requests(built, [g.name for g in goals], pictures, calibration, Path(out), Path(folder))
+        done = _work(requests, jobs, Path(out) / built.spec.name.replace("/", "_").replace(":", "_"), show)
+        outputs = {r.target: np.load(r.outputs) for r in requests if r.outputs.exists()}
+    if EAGER not in outputs:
+        raise done[EAGER].error or ExportError("the model did not run in PyTorch.", "no output was written.", "run it.")
+    show("timing, one thread, interleaved")
+    timings = _timings(built, pictures, {t: d.value for t, d in done.items() if d.value and d.value.ran})
+    measured = Measured(built, goals, done, outputs, pictures.targets, timings)
+    table = rows(measured, limits)
+    _record(table)
+    return RunResult(
+        model=built.spec.name,
+        weights=built.spec.weights,
+        dataset=pictures.name,
+        images=len(pictures.x),
+        skipped_images=pictures.images.skipped if pictures.images else 0,
+        rows=table,
+        machine=_facts()[0],
+        versions=_facts()[1],
+        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        date=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        seconds=time.monotonic() - started,
+        examples=examples(pictures.images, outputs, built.spec) if pictures.images else (),
+        has_labels=any(row.top1 is not None for row in table),
+    )
+
+
+def _model(model: str | Model, weights: str, input_shape: tuple[int, ...] | None) -> Model:
+    if isinstance(model, Model):
+        return model
+    from edge_lab.zoo import create
+
+    return create(model, weights=weights, input_shape=input_shape)
+
+
+def image_set(name: str | ImageSet) -> ImageSet:
+    """A data set by name, or a folder of images by path; an ImageSet passes through."""
+    from edge_lab import data
+
+    if isinstance(name, ImageSet):
+        return name
+    if name not in data.sets() and (Path(name).exists() or os.sep in name):
+        return data.folder(name)
+    return data.load(name)
+
+
+def _pictures(model: Model, images: str | ImageSet | None, limit: int | None) -> Pictures:
+    from edge_lab import data
+    from edge_lab.measure.accuracy import prepare
+
+    spec = model.spec
+    if spec.preprocess is None:
+        if images is not None:
+            raise InputError(
+                f"{spec.name} takes a ready tensor, so images={images!r} is no use to it.",
+                f"its task is {spec.task!r}, with no preprocessing.",
+                "leave images out, or give the model a Preprocess.",
+            )
+        count = limit or 16
+        x = np.random.default_rng(1).standard_normal((count, *spec.input.shape[1:])).astype(spec.input.dtype)
+        return Pictures(None, x, ((),) * count, "seeded noise (the model takes ready tensors)")
+    if images is None:
+        chosen = _default_images(spec.labels == data.load("photos").labels, limit)
+    else:
+        chosen = image_set(images)
+        chosen = chosen.take(limit) if limit else chosen
+    if spec.task in _LIMITS and limit is None:
+        chosen = chosen.take(_LIMITS[spec.task])
+    inputs = prepare(chosen, spec)
+    known = spec.task == "classify" and chosen.labels and chosen.labels == spec.labels
+    return Pictures(chosen, inputs.x, inputs.targets if known else ((),) * len(inputs), chosen.name)
+
+
+def _default_images(imagenet: bool, limit: int | None) -> ImageSet:
+    from edge_lab import data
+    from edge_lab.data.real import given
+
+    if imagenet and (given("imagenet_sample.zip") or given("imagenet_sample_even.zip")):
+        sample = data.load("imagenet-sample")
+        return sample.take(limit) if limit else sample
+    photos, crops = data.load("photos"), data.load("crops", limit=(limit or _LIMIT))
+    return data.concat("photos and crops", photos, crops)
+
+
+def _requests(
+    model: Model,
+    targets: Sequence[str],
+    pictures: Pictures,
+    calibration: str | ImageSet | Sequence[np.ndarray] | None,
+    out: Path,
+    folder: Path,
+) -> list[Request]:
+    np.save(folder / "inputs.npy", pictures.x)
+    given: Any = image_set(calibration).take(32) if isinstance(calibration, (str, ImageSet)) else calibration
+    if given is not None and not isinstance(given, ImageSet):
+        given = tuple(given)
+    return [
+        Request(model.origin or model, name, folder / "inputs.npy", folder / f"{i}.npy", out, given, None)
+        for i, name in enumerate([*targets, EAGER])
+    ]
+
+
+def _work(requests: list[Request], jobs: int | None, folder: Path, show: Progress) -> dict[str, Done[Answer]]:
+    workers = min(os.cpu_count() or 1, 4) if jobs is None else jobs
+    done: dict[str, Done[Answer]] = {}
+    steps = _here(requests) if workers == 0 else run_isolated(work, requests, workers=workers, log=folder / "log.txt")
+    for step in steps:
+        name = requests[step.index].target
+        done[name] = step
+        show.step(len(done), len(requests), name, _told(step))
+    return done
+
+
+def _here(requests: list[Request]) -> Any:
+    for index, request in enumerate(requests):
+        try:
+            yield Done(index, work(request), None)
+        except EdgeLabError as error:
+            yield Done(index, None, error)
+
+
+def _told(step: Done[Answer]) -> str:
+    if step.error is not None:
+        return f"FAILED: {step.error.why}"
+    assert step.value is not None
+    if step.value.bundle is None:
+        return "reference outputs"
+    how = "bundle reused" if step.value.reused else f"exported in {step.value.seconds:.0f} s"
+    return how if step.value.ran else f"{how}; {step.value.notes[0]}"
+
+
+def _timings(model: Model, pictures: Pictures, answers: dict[str, Answer]) -> dict[str, Any]:
+    from edge_lab.measure.latency import interleaved
+    from edge_lab.runtime import eager, load
+
+    x = pictures.x[:1]
+    sessions = {name: load(a.bundle) if a.bundle else eager(model) for name, a in answers.items()}
+    return dict(interleaved({n: partial(s.run, x) for n, s in sessions.items()}, rounds=_ROUNDS, threads=1))
+
+
+def _record(table: Sequence[Any]) -> None:
+    """Keep the measured quality in each bundle, for apps and for `edge-lab check`."""
+    from edge_lab.bundle import Bundle
+    from edge_lab.files import locked
+
+    for row in table:
+        if row.status == "ok" and row.bundle:
+            with locked(Path(row.bundle)):
+                Bundle.load(row.bundle, verify=False).record(
+                    **{k: getattr(row, k) for k in ("top1", "top5", "agreement", "sqnr_db", "size_mb")}
+                )
+
+
+def _facts() -> tuple[dict[str, str], dict[str, str]]:
+    from edge_lab.measure.machine import machine, versions
+
+    return machine(), versions()
+
+
+def with_command(result: RunResult, command: str) -> RunResult:
+    """The same result, naming another command as the one that made it."""
+    return replace(result, command=command)

@@ -1,0 +1,113 @@
+"""The work of one target, as a worker process does it: export, run on every input, measure in a fresh process."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from edge_lab.data import ImageSet
+from edge_lab.errors import EdgeLabError, InputError, MissingTool
+from edge_lab.measure.cold import Fresh
+from edge_lab.spec import Task
+from edge_lab.zoo import Model
+
+EAGER = "eager"
+
+
+@dataclass(frozen=True)
+class Request:
+    """One target of one model. `model` is an origin that `create` takes, or the Model itself.
+
+    `inputs` is a .npy file of preprocessed inputs (N, ...); outputs are written to `outputs`.
+    """
+
+    model: str | Model
+    target: str
+    inputs: Path
+    outputs: Path
+    out: Path
+    calibration: ImageSet | tuple[np.ndarray, ...] | None
+    golden: ImageSet | tuple[np.ndarray, ...] | None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of it: seconds of export, whether outputs were written, start-up and memory, remarks."""
+
+    seconds: float
+    ran: bool
+    bundle: Path | None = None
+    reused: bool = False
+    fresh: Fresh | None = None
+    notes: tuple[str, ...] = ()
+
+
+def work(request: Request) -> Answer:
+    """Do all of it. EdgeLabErrors mean that the target did not come out."""
+    import torch
+
+    torch.set_num_threads(1)  # the other core belongs to the other worker
+    model = _model(request.model) if isinstance(request.model, str) else request.model
+    if request.target == EAGER:
+        from edge_lab.runtime import eager
+
+        _run(eager(model), request)
+        return Answer(0.0, True)
+    return _target(model, request)
+
+
+def _target(model: Model, request: Request) -> Answer:
+    from edge_lab.export import to
+    from edge_lab.measure.cold import fresh
+    from edge_lab.runtime import load
+
+    started, clock = time.time(), time.perf_counter()
+    bundle = to(model, request.target, calibration=request.calibration, golden=request.golden, out=request.out)
+    seconds = time.perf_counter() - clock
+    reused = (bundle.path / "bundle.json").stat().st_mtime < started
+    try:
+        _run(load(bundle), request)
+    except MissingTool as error:
+        return Answer(seconds, False, bundle.path, reused, notes=(f"converted, not run: {error.why}",))
+    except InputError as error:
+        return Answer(seconds, False, bundle.path, reused, notes=(error.what,))
+    notes: tuple[str, ...] = ()
+    measured = None
+    try:
+        measured = fresh(bundle.path)
+    except EdgeLabError as error:
+        notes = (f"start-up and memory not measured: {error.why}",)
+    return Answer(seconds, True, bundle.path, reused, measured, notes)
+
+
+@lru_cache(maxsize=1)
+def _model(origin: str) -> Model:
+    from edge_lab.zoo import create
+
+    return create(origin)
+
+
+def _run(session: object, request: Request) -> None:
+    from edge_lab.runtime import Session
+
+    assert isinstance(session, Session)
+    inputs = np.load(request.inputs, mmap_mode="r")
+    rows = [answer_of(session.run(np.asarray(x)[None]), session.spec.task) for x in inputs]
+    if len({row.shape for row in rows}) > 1:
+        raise InputError(
+            "outputs have another size for every input, so they were not compared.",
+            "the model filters its detections by score.",
+            "compare the raw scores and boxes before filtering.",
+        )
+    np.save(request.outputs, np.concatenate(rows))
+
+
+def answer_of(outputs: tuple[np.ndarray, ...], task: Task) -> np.ndarray:
+    """The part that is compared, shape (1, ...): class or pixel scores, or all outputs side by side."""
+    if task in ("classify", "keyword", "segment"):
+        return outputs[0]
+    return np.concatenate([out.reshape(1, -1).astype(np.float64) for out in outputs], axis=1)

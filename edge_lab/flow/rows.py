@@ -1,0 +1,135 @@
+"""From what was measured to the rows and pictures of a RunResult."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from edge_lab.bundle import Bundle
+from edge_lab.data import ImageSet
+from edge_lab.errors import EdgeLabError
+from edge_lab.export import Target
+from edge_lab.flow.jobs import EAGER, Answer
+from edge_lab.flow.workers import Done
+from edge_lab.measure.accuracy import score
+from edge_lab.measure.budget import Budgets, check
+from edge_lab.measure.latency import Latency
+from edge_lab.measure.parity import parity
+from edge_lab.measure.result import Example, Failure, TargetResult
+from edge_lab.spec import ModelSpec, postprocess
+from edge_lab.zoo import Model
+
+ENOUGH_LABELS = 20  # below that a percentage of right answers says nothing
+EQUAL_DB = 200.0  # written for "every value is equal", which has no finite SQNR
+_PICTURES = 6
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Raw results of a run: per target the worker's answer, outputs (N, ...), and timings."""
+
+    model: Model
+    goals: Sequence[Target]
+    done: Mapping[str, Done[Answer]]
+    outputs: Mapping[str, np.ndarray]
+    targets: tuple[tuple[int, ...], ...]
+    timings: Mapping[str, Latency]
+
+
+def rows(measured: Measured, budgets: Budgets) -> tuple[TargetResult, ...]:
+    """Eager PyTorch first, then one row per target in the order asked for, each with its verdicts."""
+    reference = _quality(_eager_row(measured), measured)
+    labelled = sum(bool(t) for t in measured.targets)
+    found = [reference]
+    for goal in measured.goals:
+        row = _quality(_row(goal, measured.done[goal.name]), measured)
+        found.append(replace(row, verdicts=check(row, reference, budgets, labelled=labelled or None)))
+    return tuple(found)
+
+
+def _eager_row(measured: Measured) -> TargetResult:
+    size = sum(t.numel() * t.element_size() for t in measured.model.module.state_dict().values()) / 1e6
+    return TargetResult(EAGER, "pytorch", "fp32", size_mb=size, notes=("start-up and memory: see the bundles",))
+
+
+def _row(goal: Target, done: Done[Answer]) -> TargetResult:
+    precision = "int8-static" if goal.precision == "int8" else goal.precision
+    if done.error is not None or done.value is None or done.value.bundle is None:
+        error = done.error or EdgeLabError("no bundle was written.", "the worker gave no answer.", "run it again.")
+        failure = Failure(error.what, error.why, error.fix)
+        return TargetResult(goal.name, goal.format, precision, status="failed", failure=failure)
+    answer = done.value
+    bundle = Bundle.load(done.value.bundle, verify=False)
+    row = TargetResult(
+        goal.name,
+        goal.format,
+        bundle.quantization.scheme,
+        reused=answer.reused,
+        export_s=answer.seconds,
+        bundle=str(bundle.path),
+        size_mb=bundle.program_bytes / 1e6,
+        delegated=bundle.runtime.delegated,
+        notes=answer.notes,
+    )
+    if answer.fresh is None:
+        return row
+    cold, memory = answer.fresh.cpu, answer.fresh.memory
+    return replace(row, load_ms=cold.load_ms, first_ms=cold.first_ms, peak_mb=memory.peak_mb, delta_mb=memory.delta_mb)
+
+
+def _quality(row: TargetResult, measured: Measured) -> TargetResult:
+    outputs = measured.outputs.get(row.target)
+    if outputs is None:
+        return row
+    task = measured.model.spec.task
+    close = parity(measured.outputs[EAGER], outputs, task=task)
+    row = replace(
+        row,
+        agreement=close.agreement,
+        sqnr_db=min(max(close.sqnr_db, -EQUAL_DB), EQUAL_DB),
+        max_abs=close.max_abs if np.isfinite(close.max_abs) else None,
+        notes=(*row.notes, close.note) if close.note else row.notes,
+    )
+    labelled = sum(bool(t) for t in measured.targets)
+    if task == "classify" and labelled >= ENOUGH_LABELS:
+        accuracy = score(outputs, measured.targets)
+        row = replace(row, top1=accuracy.top1, top5=accuracy.top5)
+    timing = measured.timings.get(row.target)
+    if timing is None:
+        return row
+    notes = (*row.notes, timing.note) if timing.note else row.notes
+    return replace(row, p50_ms=timing.p50_ms, p90_ms=timing.p90_ms, samples_ms=timing.samples_ms, notes=notes)
+
+
+def examples(images: ImageSet, outputs: Mapping[str, np.ndarray], spec: ModelSpec) -> tuple[Example, ...]:
+    """A few pictures with every target's three best answers: labelled ones first, then spread over the set."""
+    if spec.task != "classify":
+        return ()
+    labelled = [i for i, t in enumerate(images.targets) if t]
+    pool = labelled or list(range(len(images)))
+    chosen = [pool[i * len(pool) // _PICTURES] for i in range(min(_PICTURES, len(pool)))] if pool else []
+    if len(pool) <= _PICTURES:
+        chosen = pool
+    return tuple(_example(i, images, outputs, spec) for i in chosen)
+
+
+def _example(i: int, images: ImageSet, outputs: Mapping[str, np.ndarray], spec: ModelSpec) -> Example:
+    answers: dict[str, Any] = {}
+    for target, rows_ in outputs.items():
+        answers[target] = tuple((p.label, p.score) for p in postprocess(rows_[i], spec)[:3])
+    accepted = images.targets[i]
+    label = " / ".join(images.labels[t] for t in accepted) if accepted and images.labels else None
+    return Example(images.names[i], _thumbnail(images, i), label, answers)
+
+
+def _thumbnail(images: ImageSet, i: int) -> str:
+    picture = images[i].copy()
+    picture.thumbnail((240, 240))
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=80)
+    return base64.b64encode(buffer.getvalue()).decode()
