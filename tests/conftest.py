@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: two workers share two cores
-os.environ.setdefault("MPLBACKEND", "Agg")
 
 _CLOSED = "http://127.0.0.1:9"  # child processes inherit it: a download fails at once instead of hanging
 os.environ |= {"HTTP_PROXY": _CLOSED, "HTTPS_PROXY": _CLOSED, "NO_PROXY": "127.0.0.1,localhost,::1"}

@@ -219,7 +219,10 @@ def _execute_and_store(path: Path) -> list[str]:
     from nbclient.exceptions import CellExecutionError
 
     for step in (["format"], ["check", "--fix"]):
-        subprocess.run([sys.executable, "-m", "ruff", *step, "--quiet", str(path)], check=True)
+        command = [sys.executable, "-m", "ruff", *step, "--quiet", str(path)]
+        ruff = subprocess.run(command, capture_output=True, text=True, check=False)
+        if ruff.returncode:
+            return [f"not run: ruff {' '.join(step)} says\n{ruff.stdout}{ruff.stderr}"]
     try:
         notebook = execute(path)
     except CellExecutionError as error:
