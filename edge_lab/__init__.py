@@ -1,1 +1,128 @@
-"""The package behind the labs: from a PyTorch model to a bundle that a device can run."""
+"""The package behind the labs: from a PyTorch model to a bundle that a device can run.
+
+Everything in `__all__` is imported on first use, so that `import edge_lab` costs milliseconds and never loads torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edge_lab import check, compress, data, doctor, errors, export, flow, measure, report, runtime, spec, train, zoo
+    from edge_lab.bundle import Bundle
+    from edge_lab.errors import EdgeLabError
+    from edge_lab.export import Target, targets, to
+    from edge_lab.flow import run
+    from edge_lab.runtime import Session, eager, load
+    from edge_lab.spec import (
+        ModelSpec,
+        Postprocess,
+        Prediction,
+        Preprocess,
+        TensorSpec,
+        postprocess,
+        preprocess,
+        read_image,
+    )
+    from edge_lab.zoo import Model, create, from_module, list_models, register
+
+    __version__: str
+
+_HOME = {
+    "Bundle": "bundle",
+    "EdgeLabError": "errors",
+    "Model": "zoo",
+    "ModelSpec": "spec",
+    "Postprocess": "spec",
+    "Prediction": "spec",
+    "Preprocess": "spec",
+    "Session": "runtime",
+    "Target": "export",
+    "TensorSpec": "spec",
+    "create": "zoo",
+    "eager": "runtime",
+    "from_module": "zoo",
+    "list_models": "zoo",
+    "load": "runtime",
+    "postprocess": "spec",
+    "preprocess": "spec",
+    "read_image": "spec",
+    "register": "zoo",
+    "run": "flow",
+    "targets": "export",
+    "to": "export",
+}
+_MODULES = (
+    "check",
+    "compress",
+    "data",
+    "doctor",
+    "errors",
+    "export",
+    "flow",
+    "measure",
+    "report",
+    "runtime",
+    "spec",
+    "train",
+    "zoo",
+)
+
+__all__ = [
+    "Bundle",
+    "EdgeLabError",
+    "Model",
+    "ModelSpec",
+    "Postprocess",
+    "Prediction",
+    "Preprocess",
+    "Session",
+    "Target",
+    "TensorSpec",
+    "__version__",
+    "check",
+    "compress",
+    "create",
+    "data",
+    "doctor",
+    "eager",
+    "errors",
+    "export",
+    "flow",
+    "from_module",
+    "list_models",
+    "load",
+    "measure",
+    "postprocess",
+    "preprocess",
+    "read_image",
+    "register",
+    "report",
+    "run",
+    "runtime",
+    "spec",
+    "targets",
+    "to",
+    "train",
+    "zoo",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOME:
+        value: object = getattr(import_module(f"edge_lab.{_HOME[name]}"), name)
+    elif name in _MODULES:
+        value = import_module(f"edge_lab.{name}")
+    elif name == "__version__":
+        from importlib.metadata import version
+
+        value = version("edge-lab")
+    else:
+        raise AttributeError(f"module 'edge_lab' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,255 @@
+"""Chart geometry: numbers to positions. The template draws it as SVG.
+
+Positions along x are percent of the plot's width and everything else is CSS pixels, so that a chart follows the
+width of the page while its text keeps its size: readable on a phone without a script.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from edge_lab.measure.result import RunResult, TargetResult
+from edge_lab.report.findings import clean, known, number, percent
+
+MAX_DOTS = 160  # raw samples drawn per target
+ROOM = 84.0  # percent of the plot that data may fill where a value is written behind the mark
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A grid line: position in percent of the plot (from the left or from the bottom) and its label."""
+
+    at: float
+    label: str
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A mark of one row: position in percent, vertical offset in pixels, kind (CSS class), hover text."""
+
+    at: float
+    dy: float = 0.0
+    kind: str = ""
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One target in a chart. `text` is written at `text_at` percent; without marks it says why there is none."""
+
+    label: str
+    tone: str
+    marks: tuple[Mark, ...]
+    text: str
+    text_at: float = 0.0
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Rows over one labelled axis."""
+
+    rows: tuple[Row, ...]
+    ticks: tuple[Tick, ...]
+    axis: str
+    summary: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A target in the scatter: x and y in percent (y from the top); its number sits (dx, dy) pixels away."""
+
+    number: int
+    x: float
+    y: float
+    dx: float
+    dy: float
+    tone: str
+    title: str
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """Size against latency; the corner near zero is the good one."""
+
+    points: tuple[Point, ...]
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    summary: str
+
+
+def tone(run: RunResult, row: TargetResult) -> str:
+    """Colour of a target: its precision, as the legend says. Eager PyTorch has its own."""
+    if row is run.rows[0]:
+        return "eager"
+    precision = row.precision.lower()
+    return next((t for t in ("int8", "fp16", "fp32") if precision.startswith(t)), "other")
+
+
+def nice_ticks(low: float, high: float, about: int = 5) -> list[float]:
+    """Round numbers from at most `low` to at least `high`, about `about` of them.
+
+    Steps are 1, 2, 2.5 or 5 times a power of ten (Heckbert, "Nice numbers for graph labels", 1990).
+    """
+    if not (math.isfinite(low) and math.isfinite(high)) or high <= low:
+        return [low if math.isfinite(low) else 0.0]
+    rough = (high - low) / max(1, about - 1)
+    power = 10 ** math.floor(math.log10(rough))
+    step = power * min((s for s in (1, 2, 2.5, 5, 10) if s * power >= rough * 0.999), default=10)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(i * step, 10) for i in range(first, last + 1)]
+
+
+def _axis(values: Iterable[float], room: float = 100.0) -> tuple[float, list[Tick]]:
+    """A scale from zero: percent per unit, and its ticks. The last tick is dropped if it lies beyond the plot."""
+    top = max(values, default=0.0)
+    if top <= 0:
+        return 0.0, [Tick(0.0, "0")]
+    per_unit = room / top
+    ticks = [Tick(v * per_unit, f"{v:g}") for v in nice_ticks(0, top * 100 / room, 6) if v * per_unit <= 100.001]
+    return per_unit, ticks
+
+
+def size(run: RunResult) -> Chart:
+    """Bars: megabytes of the program on disk."""
+    per_unit, ticks = _axis((r.size_mb or 0.0 for r in run.rows if known(r.size_mb)), ROOM)
+    rows = []
+    for row in run.rows:
+        if known(row.size_mb):
+            at = (row.size_mb or 0.0) * per_unit
+            rows.append(Row(row.target, tone(run, row), (Mark(at),), number(row.size_mb), at))
+        else:
+            rows.append(_absent(run, row))
+    return Chart(tuple(rows), tuple(ticks), "MB on disk", _summary("Size in MB", rows))
+
+
+def _absent(run: RunResult, row: TargetResult) -> Row:
+    why = "not exported" if row.status == "failed" else "not measurable here"
+    return Row(row.target, tone(run, row), (), why)
+
+
+def _summary(what: str, rows: Sequence[Row]) -> str:
+    return clean(what + ": " + ", ".join(f"{r.label} {r.text}" for r in rows))
+
+
+def latency(run: RunResult) -> Chart:
+    """Dots: every raw sample in ms. A tick at the median. Samples beyond the axis are counted, not drawn."""
+    tops = [
+        max(r.p50_ms or 0.0, r.p90_ms if r.p90_ms is not None and known(r.p90_ms) else 0.0) * 1.1 for r in _timed(run)
+    ]
+    per_unit, ticks = _axis(tops, ROOM)
+    rows, beyond = [], 0
+    for row in run.rows:
+        if not known(row.p50_ms):
+            rows.append(_absent(run, row))
+            continue
+        samples = [s for s in row.samples_ms if known(s)]
+        inside = [s for s in samples if s * per_unit <= ROOM + 1]
+        beyond += len(samples) - len(inside)
+        dots = [Mark(s * per_unit, _jitter(i), "dot") for i, s in enumerate(_spread(inside, MAX_DOTS))]
+        p50 = row.p50_ms or 0.0
+        median = Mark(
+            p50 * per_unit, 0, "median", f"median {number(p50)} ms, p90 {number(row.p90_ms)} ms, {len(samples)} samples"
+        )
+        right = max([median.at, *(d.at for d in dots)])
+        rows.append(Row(row.target, tone(run, row), (*dots, median), number(p50), right))
+    note = f"{beyond} slower sample{'s' if beyond != 1 else ''} beyond the axis" if beyond else ""
+    return Chart(tuple(rows), tuple(ticks), "ms per picture", _summary("Median latency in ms", rows), note)
+
+
+def _timed(run: RunResult) -> list[TargetResult]:
+    return [r for r in run.rows if known(r.p50_ms)]
+
+
+def _spread(values: Sequence[float], limit: int) -> list[float]:
+    if len(values) <= limit:
+        return list(values)
+    return [values[i * len(values) // limit] for i in range(limit)]
+
+
+def _jitter(i: int) -> float:
+    """Evenly filled band of 12 px, the same on every run (golden-ratio sequence)."""
+    return round(((i * 0.618034) % 1 - 0.5) * 12, 1)
+
+
+def quality(run: RunResult) -> Chart:
+    """Two marks per target on one percent axis: agreement with eager, and Top-1 where the pictures have labels."""
+    values = [
+        v for r in run.rows for v in (r.agreement, r.top1 if run.has_labels else None) if v is not None and known(v)
+    ]
+    low = max(0.0, min(values, default=0.0))
+    ticks = nice_ticks(max(0.0, low - 2), 100) if low < 100 else [95.0, 96.0, 97.0, 98.0, 99.0, 100.0]
+    first, last = (ticks[0], ticks[-1]) if len(ticks) > 1 else (0.0, 100.0)
+
+    def at(v: float) -> float:
+        return (v - first) / (last - first) * ROOM
+
+    rows = []
+    for row in run.rows:
+        marks, words = [], []
+        if run.has_labels and row.top1 is not None and known(row.top1):
+            marks.append(Mark(at(row.top1), 0, "top1", f"Top-1 {percent(row.top1)} %"))
+            words.append(f"Top-1 {percent(row.top1)}")
+        if row.agreement is not None and known(row.agreement):
+            marks.append(Mark(at(row.agreement), 0, "agreement", f"agreement {percent(row.agreement)} %"))
+            words.insert(0, percent(row.agreement))
+        text = " · ".join(words)
+        rows.append(Row(row.target, tone(run, row), tuple(marks), text, 100.0) if marks else _absent(run, row))
+    drawn = tuple(Tick(at(v), f"{v:g}") for v in ticks)
+    note = "" if first <= 0 else f"the axis starts at {first:g} %"
+    return Chart(tuple(rows), drawn, "percent of pictures", _summary("Agreement and Top-1 in percent", rows), note)
+
+
+def scatter(run: RunResult) -> Scatter | None:
+    """Size (x, MB) against median latency (y, ms); None if fewer than two targets have both."""
+    both = [(n, r) for n, r in enumerate(run.rows, 1) if known(r.size_mb) and known(r.p50_ms)]
+    if len(both) < 2:
+        return None
+    x_unit, x_ticks = _axis((r.size_mb or 0.0 for _, r in both), 86.0)
+    y_unit, y_ticks = _axis((r.p50_ms or 0.0 for _, r in both), 86.0)
+    if not (x_unit and y_unit):
+        return None
+    places = [((r.size_mb or 0.0) * x_unit, 100 - (r.p50_ms or 0.0) * y_unit) for _, r in both]
+    offsets = _place_labels(places)
+    points = [
+        Point(n, x, y, dx, dy, tone(run, r), f"{r.target}: {number(r.size_mb)} MB, {number(r.p50_ms)} ms")
+        for (n, r), (x, y), (dx, dy) in zip(both, places, offsets, strict=True)
+    ]
+    return Scatter(
+        tuple(points),
+        tuple(x_ticks),
+        tuple(Tick(100 - t.at, t.label) for t in y_ticks),
+        clean("Size against median latency: " + "; ".join(p.title for p in points)),
+    )
+
+
+def _place_labels(places: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Pixel offsets of the numbers, greedily the nearest free spot, on a phone's width and on a desk's."""
+    widths, height, gap = (270.0, 460.0), 240.0, 19.0
+    spots = [
+        (radius * math.cos(turn * math.pi / 8), radius * math.sin(turn * math.pi / 8))
+        for radius in (17.0, 28.0, 40.0, 54.0)
+        for turn in (-2, 0, 2, -4, 4, -6, 6, 8, -1, 1, 3, -3, 5, -5, 7, -7)
+    ]
+    placed: list[tuple[float, float]] = []
+    for i, (x, y) in enumerate(places):
+
+        def free(spot: tuple[float, float], i: int = i, x: float = x, y: float = y) -> bool:
+            for width in widths:
+                cx, cy = x * width / 100 + spot[0], y * height / 100 + spot[1]
+                if not (-6 < cx < width + 6 and 4 < cy < height - 4):
+                    return False
+                dots = [(px * width / 100, py * height / 100, gap - 6) for px, py in places]
+                labels = [
+                    (px * width / 100 + dx, py * height / 100 + dy, gap)
+                    for (px, py), (dx, dy) in zip(places[:i], placed, strict=True)
+                ]
+                if any(math.hypot(cx - ox, cy - oy) < need for ox, oy, need in (*dots, *labels)):
+                    return False
+            return True
+
+        spot = next((s for s in spots if free(s)), spots[0])
+        placed.append((round(spot[0], 1), round(spot[1], 1)))
+    return placed
