@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_lab.errors import DataError, EdgeLabError, InputError
+from edge_lab.files import sha256
 from edge_lab.spec import Preprocess, Task
 from edge_lab.zoo.model import Model, Shape, from_module
 from edge_lab.zoo.weights import fill
@@ -46,9 +47,9 @@ def from_torchvision(name: str, *, weights: str, labels: tuple[str, ...] | None,
     if "weights_backbone" in inspect.signature(models.get_model_builder(name)).parameters:
         arguments["weights_backbone"] = None  # its default is a download
 
-    def pretrained() -> nn.Module:
+    def pretrained(attempts: int) -> nn.Module:
         _check_labels(name, labels, len(categories))
-        _fetch_torchvision(entry.url)
+        _fetch_torchvision(entry.url, attempts)
         with _no_pickles():
             return models.get_model(name, weights=entry)  # type: ignore[no-any-return]
 
@@ -84,9 +85,9 @@ def from_timm(name: str, *, weights: str, labels: tuple[str, ...] | None, input_
     )
     classes = config.num_classes
 
-    def pretrained() -> nn.Module:
+    def pretrained(attempts: int) -> nn.Module:
         _check_labels(name, labels, classes)
-        overlay = {"file": str(_fetch_timm(config)), "custom_load": False}
+        overlay = {"file": str(_fetch_timm(config, attempts)), "custom_load": False}
         return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **arguments)  # type: ignore[no-any-return]
 
     def blank() -> nn.Module:
@@ -113,12 +114,12 @@ def from_timm(name: str, *, weights: str, labels: tuple[str, ...] | None, input_
 
 
 def _choose(
-    name: str, weights: str, pretrained: Callable[[], nn.Module], blank: Callable[[], nn.Module]
+    name: str, weights: str, pretrained: Callable[[int], nn.Module], blank: Callable[[], nn.Module]
 ) -> tuple[nn.Module, str]:
     if weights not in ("default", "imagenet"):
         return fill(blank, weights)
     try:
-        return pretrained(), "imagenet"
+        return pretrained(4 if weights == "imagenet" else 1), "imagenet"
     except EdgeLabError as error:
         if weights == "imagenet" or isinstance(error, InputError):
             raise
@@ -177,7 +178,7 @@ def _torchvision_input(name: str, recipe: Any, input_shape: Shape | None) -> tup
     )
 
 
-def _fetch_torchvision(url: str) -> None:
+def _fetch_torchvision(url: str, attempts: int) -> None:
     """Put the weights where torch.hub looks for them, checked against the SHA-256 prefix in their name."""
     import torch
 
@@ -190,7 +191,13 @@ def _fetch_torchvision(url: str) -> None:
             "its name does not end in a SHA-256 prefix, as torchvision's do.",
             'download it yourself and pass weights="PATH".',
         )
-    fetch(url, prefix.group(1), Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1])
+
+    def check(path: Path) -> str:
+        found = sha256(path)
+        return "" if found.startswith(prefix[1]) else f"its sha256 is {found}, expected {prefix[1]}..."
+
+    target = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
+    fetch(url, None, target, check=check, attempts=attempts)
 
 
 @contextmanager
@@ -208,7 +215,7 @@ def _no_pickles() -> Iterator[None]:
             os.environ[name] = before
 
 
-def _fetch_timm(config: Any) -> Path:
+def _fetch_timm(config: Any, attempts: int) -> Path:
     """Download model.safetensors from the Hugging Face hub, checked against the SHA-256 that the hub states."""
     from edge_lab.data.download import cache_folder, fetch
 
@@ -229,4 +236,4 @@ def _fetch_timm(config: Any) -> Path:
             f"{config.hf_hub_id} on the Hugging Face hub can't be reached: {error}",
             'connect to the internet once, or pass weights="random" or weights="PATH".',
         ) from error
-    return fetch(url, etag, path)
+    return fetch(url, etag, path, attempts=attempts)
