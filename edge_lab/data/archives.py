@@ -31,6 +31,7 @@ class ZipReader:
     members: tuple[str, ...]
 
     def __call__(self, index: int) -> Image:
+        """Image i in RGB."""
         member = self.members[index]
         return decode(read_member(self.path, member), f"{member} in {self.path}")
 

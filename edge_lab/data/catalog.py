@@ -36,8 +36,8 @@ def load(name: str, split: str = "test", limit: int | None = None) -> ImageSet:
     """Get a data set by name.
 
     "digits", "photos", "crops" and "calibration" come with the package. "cifar10", "imagenette" and "imagenet-sample"
-    are read from $EDGE_LAB_DATA if they are there, else from the cache folder, else downloaded into it. The functions in
-    `edge_lab.data.digits`, `.photos` and `.real` say what each set is, how many images, whose, and under what licence.
+    are read from $EDGE_LAB_DATA if they are there, else from the cache folder, else downloaded into it. The functions
+    in `edge_lab.data.digits`, `.photos` and `.real` say what each set is, how many images, whose, under what licence.
 
     Args:
         name: one of `sets()`.

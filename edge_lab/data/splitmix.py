@@ -25,7 +25,7 @@ class Stream:
         return int(self.array(1, low, high)[0])
 
     def array(self, size: int, low: int, high: int) -> np.ndarray:
-        """int64 array of shape (size,), low <= each <= high. The bias of the modulo is below 2**-40 for small ranges."""
+        """int64 array of shape (size,), low <= each <= high. For small ranges the modulo's bias is negligible."""
         counters = np.arange(1, size + 1, dtype=np.uint64) * np.uint64(_GAMMA) + np.uint64(self._state)
         self._state = (self._state + size * _GAMMA) & _MASK
         mixed = (counters ^ (counters >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
