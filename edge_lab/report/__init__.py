@@ -74,6 +74,8 @@ def _template() -> Any:
         "number": findings.number,
         "percent": findings.percent,
         "clean": findings.clean,
+        "decibels": findings.decibels,
+        "budget_name": findings.budget_name,
         "base64": lambda text: text if _BASE64.fullmatch(text) else "",
         "seconds": _duration,
     }

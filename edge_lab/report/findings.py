@@ -21,6 +21,7 @@ STATES: dict[State, tuple[str, str, str]] = {
     "failed": ("no export", "FAIL", "did not come out"),
 }
 
+EQUAL_DB = 200.0  # written to run.json for "every value is equal", because JSON has no infinity
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]+")
 
 
@@ -37,7 +38,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Budget:
-    """One budget over all targets: `sign` is the side of the limit that is allowed, where the data tell."""
+    """One budget over all targets: `sign` is the side of the limit that is allowed."""
 
     name: str
     unit: str
@@ -63,6 +64,13 @@ def number(value: float | None, digits: int = 3) -> str:
 def percent(value: float | None) -> str:
     """A percentage with one decimal and no sign: "98.0"."""
     return f"{value:.1f}" if value is not None and math.isfinite(value) else "–"
+
+
+def decibels(value: float | None) -> str:
+    """An SQNR with one decimal; "equal" where no value differs (infinite, or the 200 dB that stand for it)."""
+    if value is not None and value >= EQUAL_DB:
+        return "equal"
+    return percent(value)
 
 
 def clean(text: object) -> str:
@@ -156,16 +164,21 @@ def budgets(run: RunResult) -> list[Budget]:
     for name in names:
         cells = tuple(next((v for v in row.verdicts if v.name == name), None) for row in run.rows)
         present = [v for v in cells if v is not None]
-        table.append(Budget(name, present[0].unit, _sign(present), cells))
+        table.append(Budget(name, present[0].unit, sign(name), cells))
     return table
 
 
-def _sign(verdicts: Sequence[Verdict]) -> str:
-    """A verdict does not carry its direction; one that is off its limit shows it."""
-    for v in verdicts:
-        if v.ok is not None and v.value is not None and v.value != v.limit:
-            return "≤" if (v.value < v.limit) == v.ok else "≥"
-    return ""
+def budget_name(name: str) -> str:
+    """`max_size_mb` as a reader says it: "size". The limit's side is in `sign`, its unit beside the number."""
+    words = re.sub(r"^(max|min)_|_(mb|ms|db)$", "", name)
+    return {"p50": "median time", "p50_ratio": "median time, of eager", "size_ratio": "size, of eager"}.get(
+        words, words.replace("_", " ")
+    )
+
+
+def sign(name: str) -> str:
+    """The side of the limit that is allowed: ≤ for max_..., ≥ for min_..., empty for other names."""
+    return {"max_": "≤", "min_": "≥"}.get(name[:4], "")
 
 
 def notes(run: RunResult) -> list[tuple[str, tuple[str, ...]]]:

@@ -8,7 +8,19 @@ import sys
 from collections.abc import Sequence
 
 from edge_lab.measure.result import RunResult, TargetResult, Verdict
-from edge_lab.report.findings import STATES, budgets, clean, has_budget, notes, number, percent, sentence, state
+from edge_lab.report.findings import (
+    STATES,
+    budget_name,
+    clean,
+    decibels,
+    has_budget,
+    notes,
+    number,
+    percent,
+    sentence,
+    sign,
+    state,
+)
 
 _COLORS = {"PASS": "32", "FAIL": "31", "----": "33", "base": "2"}
 _LEFT = 2  # the first columns are words and flush left; the others are numbers and flush right
@@ -85,24 +97,22 @@ def _cells(row: TargetResult, labelled: bool) -> list[str]:
         number(row.delta_mb),
         percent(row.agreement),
         *([percent(row.top1)] if labelled else []),
-        percent(row.sqnr_db),
+        decibels(row.sqnr_db),
     ]
 
 
-def verdict_line(v: Verdict, sign: str = "") -> str:
-    """`size 4.95 ≤ 50 MB`, or that it could not be measured."""
+def verdict_line(v: Verdict) -> str:
+    """`size 4.95 MB, limit ≤ 50.0 MB`, or that it could not be measured."""
     unit = f" {v.unit}" if v.unit else ""
-    if v.value is None or v.ok is None:
-        return clean(f"{v.name} not measurable here (limit {number(v.limit)}{unit})")
-    return clean(f"{v.name} {number(v.value)}{unit}, limit {sign + ' ' if sign else ''}{number(v.limit)}{unit}")
+    limit = f"limit {sign(v.name)} {number(v.limit)}{unit}".replace("  ", " ")
+    if v.value is None:
+        return clean(f"{budget_name(v.name)} was not measured ({limit})")
+    return clean(f"{budget_name(v.name)} {number(v.value)}{unit}, {limit}")
 
 
 def broken(run: RunResult) -> list[str]:
     """One line for each budget that a target breaks."""
-    signs = {b.name: b.sign for b in budgets(run)}
-    return [
-        f"{clean(r.target)}: {verdict_line(v, signs[v.name])}" for r in run.rows for v in r.verdicts if v.ok is False
-    ]
+    return [f"{clean(r.target)}: {verdict_line(v)}" for r in run.rows for v in r.verdicts if v.ok is False]
 
 
 def markdown(run: RunResult) -> str:

@@ -1,0 +1,232 @@
+"""Is this bundle fit to ship? Intact, runs here, gives the recorded answers, and keeps its budgets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge_lab.bundle import MANIFEST, Bundle
+from edge_lab.data import ImageSet
+from edge_lab.errors import BundleError, EdgeLabError, InputError, MissingTool
+from edge_lab.measure.budget import Budgets, load_budget
+from edge_lab.measure.budget import check as verdicts_of
+from edge_lab.measure.result import TargetResult, Verdict
+from edge_lab.runtime import Session, load
+
+_ROUNDS = 30
+
+
+@dataclass(frozen=True)
+class Line:
+    """One thing that was looked at; `ok` None: it could not be looked at on this machine."""
+
+    name: str
+    ok: bool | None
+    detail: str
+
+
+@dataclass(frozen=True)
+class Checked:
+    """All lines of a check, and the budget verdicts that follow from what was measured."""
+
+    bundle: str
+    lines: tuple[Line, ...]
+    verdicts: tuple[Verdict, ...] = ()
+
+    @property
+    def _marks(self) -> list[bool | None]:
+        return [line.ok for line in self.lines] + [verdict.ok for verdict in self.verdicts]
+
+    @property
+    def ok(self) -> bool:
+        """Nothing failed. What could not be measured here does not count; see `complete`."""
+        return all(ok is not False for ok in self._marks)
+
+    @property
+    def complete(self) -> bool:
+        """Everything was measured and nothing failed."""
+        return all(ok is True for ok in self._marks)
+
+
+def check(
+    bundle: Path | str,
+    *,
+    budget: Path | Budgets | None = None,
+    against: Path | str | None = None,
+    images: str | ImageSet | None = None,
+    limit: int | None = None,
+) -> Checked:
+    """Check a bundle the way a build does before it ships.
+
+    Args:
+        bundle: its folder.
+        budget: a budgets.toml, or Budgets; default: the package's defaults (50 MB).
+        against: another bundle, usually the fp32 one. Ratios, losses, agreement and SQNR refer to it. Without it,
+            agreement and SQNR are the ones `edge-lab run` recorded in the bundle, and ratios can't be measured.
+        images: a data set name or a folder to measure Top-1 on (and agreement, with `against`).
+        limit: at most so many images.
+
+    Raises:
+        BundleError: there is no bundle at this path. A damaged one is a failed line, not an error.
+        InputError, DataError: the budget file or the images are unusable.
+    """
+    path = Path(bundle)
+    budgets = budget if isinstance(budget, Budgets) else load_budget(budget) if budget else Budgets()
+    try:
+        opened = Bundle.load(path)
+    except BundleError as error:
+        if not (path / MANIFEST).is_file():
+            raise
+        return Checked(str(path), (Line("intact", False, f"{error.what} {error.why}"),))
+    lines = [Line("intact", True, f"{len(opened.files)} checksums, schema, {opened.runtime.package}")]
+    row = _recorded(opened)
+    session, line = _session(opened)
+    lines.append(line)
+    reference = None
+    if session is not None:
+        lines.append(golden(opened, session))
+        row, fresh = _fresh(row, path)
+        lines.append(fresh)
+        row, reference, labelled = _measured(row, session, opened, against, images, limit)
+        verdicts = verdicts_of(row, reference, budgets, labelled=labelled)
+    else:
+        if against is not None:
+            reference = _recorded(Bundle.load(against))
+        verdicts = verdicts_of(row, reference, budgets)
+    return Checked(opened.name, tuple(lines), verdicts)
+
+
+def golden(bundle: Bundle, session: Session) -> Line:
+    """Run the golden vectors: every output must be finite and within the recorded tolerance."""
+    worst, good, count, limit = 0.0, 0, 0, 0.0
+    for case, x, expected in bundle.golden_cases():
+        outputs = session.run(x)
+        count += 1
+        if len(outputs) != len(expected) or any(o.shape != e.shape for o, e in zip(outputs, expected, strict=False)):
+            return Line("golden", False, f"case {count} has outputs of another number or shape than recorded")
+        apart = [np.abs(o.astype(np.float64) - e.astype(np.float64)) for o, e in zip(outputs, expected, strict=True)]
+        difference = max((float(np.max(a, initial=0)) for a in apart), default=0.0)  # NaN stays NaN, and fails
+        good += difference <= case.atol
+        if not difference <= worst:
+            worst, limit = difference, case.atol
+    if not count:
+        return Line("golden", False, "the bundle holds no golden vectors: nothing says what it should answer")
+    detail = f"{good} of {count} within tolerance; largest difference {worst:.2g}"
+    return Line("golden", good == count, detail + (f", allowed {limit:.2g}" if limit else ""))
+
+
+def _recorded(bundle: Bundle) -> TargetResult:
+    """The row of a bundle from what it says itself."""
+
+    def number(name: str) -> float | None:
+        value = bundle.metrics.get(name)
+        return float(value) if isinstance(value, (int, float)) else None
+
+    return TargetResult(
+        bundle.target,
+        bundle.runtime.format,
+        bundle.quantization.scheme,
+        bundle=str(bundle.path),
+        size_mb=bundle.program_bytes / 1e6,
+        delegated=bundle.runtime.delegated,
+        top1=number("top1"),
+        top5=number("top5"),
+        agreement=number("agreement"),
+        sqnr_db=number("sqnr_db"),
+    )
+
+
+def _session(bundle: Bundle) -> tuple[Session | None, Line]:
+    try:
+        session = load(bundle)
+    except MissingTool as error:
+        return None, Line("runs here", None, f"{error.what} {error.why}")
+    except BundleError as error:
+        return None, Line("runs here", False, f"{error.what} {error.why}")
+    return session, Line("runs here", True, session.engine)
+
+
+def _fresh(row: TargetResult, path: Path) -> tuple[TargetResult, Line]:
+    """Start-up and memory, from a process of its own."""
+    from edge_lab.measure.cold import fresh
+
+    try:
+        found = fresh(path)
+    except EdgeLabError as error:
+        return row, Line("fresh process", False, f"{error.what} {error.why}")
+    cold, memory = found.cpu, found.memory
+    row = replace(row, load_ms=cold.load_ms, first_ms=cold.first_ms, peak_mb=memory.peak_mb, delta_mb=memory.delta_mb)
+    return row, Line("fresh process", True, f"loads in {cold.load_ms:.0f} ms, adds {memory.delta_mb:.0f} MB of memory")
+
+
+def _measured(
+    row: TargetResult,
+    session: Session,
+    bundle: Bundle,
+    against: Path | str | None,
+    images: str | ImageSet | None,
+    limit: int | None,
+) -> tuple[TargetResult, TargetResult | None, int | None]:
+    """Time the program (beside the reference, if there is one) and, given images, measure its answers."""
+    from edge_lab.measure.latency import interleaved
+
+    x = next(iter(bundle.golden_cases()))[1] if bundle.golden else np.zeros(bundle.spec.input.shape, np.float32)
+    other = load(against) if against is not None else None
+    calls: dict[str, Any] = {"this": lambda: session.run(x)}
+    reference = None
+    if other is not None:
+        if other.spec.input.shape != bundle.spec.input.shape:
+            raise InputError(
+                f"{other.name} takes {other.spec.input.shape}, {bundle.name} takes {bundle.spec.input.shape}.",
+                "two programs can be compared only on the same inputs.",
+                "pass the fp32 bundle of the same model to --against.",
+            )
+        reference = _recorded(Bundle.load(against or "", verify=False))
+        calls["other"] = lambda: other.run(x)
+    times = interleaved(calls, rounds=_ROUNDS, threads=1)
+    row = replace(row, p50_ms=times["this"].p50_ms, p90_ms=times["this"].p90_ms, samples_ms=times["this"].samples_ms)
+    if reference is not None:
+        reference = replace(reference, p50_ms=times["other"].p50_ms, p90_ms=times["other"].p90_ms)
+    labelled = None
+    if images is not None:
+        row, reference, labelled = _answers(row, reference, {"this": session, "other": other}, images, limit)
+    return row, reference, labelled
+
+
+def _answers(
+    row: TargetResult,
+    reference: TargetResult | None,
+    sessions: Mapping[str, Session | None],
+    images: str | ImageSet,
+    limit: int | None,
+) -> tuple[TargetResult, TargetResult | None, int | None]:
+    """Top-1 where labels fit, agreement and SQNR against the reference, on the given images."""
+    from edge_lab.flow import image_set
+    from edge_lab.measure.accuracy import prepare, score
+    from edge_lab.measure.parity import outputs_of, parity
+
+    session, other = sessions["this"], sessions["other"]
+    assert session is not None
+    chosen = image_set(images)
+    chosen = chosen.take(limit) if limit else chosen
+    inputs = prepare(chosen, session.spec)
+    each = [inputs.x[i : i + 1] for i in range(len(inputs.x))]
+    outputs = outputs_of(session, each)
+    known = session.spec.task == "classify" and chosen.labels and chosen.labels == session.spec.labels
+    labelled = sum(bool(t) for t in inputs.targets) if known else 0
+    if labelled:
+        found = score(outputs, inputs.targets)
+        row = replace(row, top1=found.top1, top5=found.top5)
+    else:
+        row = replace(row, top1=None, top5=None)
+    if other is not None and reference is not None:
+        expected = outputs_of(other, each)
+        close = parity(expected, outputs, task=session.spec.task)
+        row = replace(row, agreement=close.agreement, sqnr_db=close.sqnr_db)
+        top1 = score(expected, inputs.targets).top1 if labelled else None
+        reference = replace(reference, top1=top1)
+    return row, reference, labelled or None

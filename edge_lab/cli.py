@@ -1,0 +1,239 @@
+"""The command `edge-lab`: arguments in, exit code out. What a command does is in `edge_lab.commands`.
+
+Exit codes: 0 good; 1 a check, a budget or a comparison failed; 2 wrong usage or an EdgeLabError; 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import difflib
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from edge_lab import commands
+from edge_lab.errors import EdgeLabError
+
+_ABOUT = "From a PyTorch model to phones, a Raspberry Pi and a microcontroller, and what each step costs."
+_CODES = "exit codes: 0 good, 1 a check or budget failed, 2 wrong usage or an error, 130 interrupted"
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse whose errors end with what to do."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        print(f"{self.prog}: {message}\n  fix: {self.prog} --help shows the arguments and an example.", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; never raises."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):  # a terminal without UTF-8 gets "?" instead of a crash
+        with contextlib.suppress(AttributeError, ValueError):
+            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    parser = _parser()
+    try:
+        if not argv:
+            parser.print_help()
+            return 0
+        if (code := _unknown_command(argv[0], parser)) is not None:
+            return code
+        arguments = parser.parse_args(argv)
+        arguments.command_line = shlex.join(["edge-lab", *argv])
+        return _run(arguments)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 2
+    except BrokenPipeError:  # `edge-lab models | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    try:
+        code: int = arguments.run(arguments)
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        kept = f" Finished bundles in {out} are kept." if (out := getattr(arguments, "out", None)) else ""
+        print(f"\nedge-lab: interrupted.{kept} Run the same command again to go on.", file=sys.stderr)
+        return 130
+    except EdgeLabError as error:
+        if arguments.debug:
+            raise
+        print(f"edge-lab: {error}", file=sys.stderr)
+        return 2
+    except (OSError, ValueError) as error:  # a path that can't be written, a JSON that is none
+        if arguments.debug or isinstance(error, BrokenPipeError):
+            raise
+        print(f"edge-lab: {error}\n  why: {type(error).__name__}.\n  fix: add --debug for details.", file=sys.stderr)
+        return 2
+
+
+def _unknown_command(word: str, parser: argparse.ArgumentParser) -> int | None:
+    names = list(_COMMANDS)
+    if word.startswith("-") or word in names:
+        return None
+    near = difflib.get_close_matches(word, names, n=1)
+    fix = f"did you mean `edge-lab {near[0]}`?" if near else "edge-lab --help lists them."
+    print(
+        f"{parser.prog}: there is no command {word!r}.\n  why: it knows {', '.join(names)}.\n  fix: {fix}",
+        file=sys.stderr,
+    )
+    return 2
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    try:
+        shape = tuple(int(part) for part in text.lower().replace(",", "x").split("x"))
+    except ValueError:
+        shape = ()
+    if len(shape) < 2 or min(shape) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a shape; write it like 1x3x224x224, the batch first")
+    return shape
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def _jobs(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of processes; 0 runs everything in this one")
+    return int(text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="edge-lab", description=_ABOUT, epilog=_CODES, allow_abbrev=False)
+    parser.add_argument("--version", action="store_true", help="show the version and stop")
+    parser.set_defaults(run=commands.version, debug=False)
+    sub = parser.add_subparsers(title="commands", metavar="COMMAND")
+    for name, (about, example, add) in _COMMANDS.items():
+        p = sub.add_parser(
+            name,
+            help=about,
+            description=about[0].upper() + about[1:] + ".",
+            epilog=f"example:\n  {example}\n\n{_CODES}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        p.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        p.set_defaults(run=getattr(commands, name))
+        add(p)
+    return parser
+
+
+def _model_arguments(p: argparse.ArgumentParser, default: str | None) -> None:
+    p.add_argument(
+        "model",
+        metavar="MODEL",
+        nargs="?" if default else None,
+        default=default,
+        help="a name from `edge-lab models`, torchvision:NAME, timm:NAME, or my_model.py:FUNCTION"
+        + (f" (default: {default})" if default else ""),
+    )
+    p.add_argument("--input", type=_shape, metavar="1x3x224x224", help="input shape, if not the model's usual one")
+    p.add_argument("--weights", default="default", help="default, imagenet, random, or a checkpoint file")
+    p.add_argument("--calibration", metavar="FOLDER|SET", help="pictures that int8 is calibrated with")
+    p.add_argument("--out", type=Path, default=Path("artifacts"), metavar="FOLDER", help="bundles go here (artifacts)")
+
+
+def _doctor(p: argparse.ArgumentParser) -> None:
+    del p
+
+
+def _run_arguments(p: argparse.ArgumentParser) -> None:
+    _model_arguments(p, "efficientnet_lite0")
+    p.add_argument("--targets", metavar="A,B", help="targets or patterns such as 'android-*' (default: one per format)")
+    p.add_argument(
+        "--images", metavar="FOLDER|SET", help="pictures to try it on: a folder, or a name from `edge-lab data`"
+    )
+    p.add_argument("--limit", type=_count, metavar="N", help="at most N pictures, evenly spread")
+    p.add_argument("--budget", type=Path, metavar="TOML", help="limits (default: budgets.toml here, if there is one)")
+    p.add_argument("--strict", action="store_true", help="exit with 1 if a target fails or breaks a budget")
+    p.add_argument("--jobs", type=_jobs, metavar="N", help="processes that export at once (default: one per core)")
+    p.add_argument("--report", type=Path, metavar="HTML", help="the page (default: OUT/report.html)")
+    p.add_argument("--quiet", action="store_true", help="no progress on stderr")
+
+
+def _export_arguments(p: argparse.ArgumentParser) -> None:
+    _model_arguments(p, None)
+    p.add_argument("--target", required=True, help="a name from `edge-lab targets`")
+    p.add_argument("--force", action="store_true", help="export even if the bundle is up to date")
+
+
+def _check_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder with a bundle.json")
+    p.add_argument("--budget", type=Path, metavar="TOML", help="limits (default: budgets.toml here, if there is one)")
+    p.add_argument("--against", type=Path, metavar="BUNDLE", help="the fp32 bundle that ratios and losses refer to")
+    p.add_argument("--images", metavar="FOLDER|SET", help="pictures to measure Top-1 and agreement on")
+    p.add_argument("--limit", type=_count, metavar="N", help="at most N pictures, evenly spread")
+    p.add_argument("--strict", action="store_true", help="what could not be measured here fails as well")
+
+
+def _bench_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("bundles", type=Path, nargs="+", metavar="BUNDLE", help="folders; several are timed in turn")
+    p.add_argument("--threads", type=_count, default=1, metavar="N", help="CPU threads (1)")
+    p.add_argument("--rounds", type=_count, default=30, metavar="N", help="timed runs of each (30)")
+    p.add_argument("--json", type=Path, metavar="FILE", help="write the numbers for `edge-lab compare`")
+
+
+def _compare_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("before", type=Path, metavar="A.json", help="of `edge-lab bench --json`, or a run.json")
+    p.add_argument("after", type=Path, metavar="B.json", help="the same, later")
+    p.add_argument(
+        "--fail", action="append", metavar="METRIC:PERCENT", help="limit, may be repeated (default: median:5%%)"
+    )
+
+
+def _report_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("result", type=Path, metavar="RUN.json", help="what `edge-lab run` wrote, or the folder it is in")
+    p.add_argument("-o", "--out", type=Path, metavar="HTML", help="the page (default: report.html beside it)")
+    p.add_argument("--markdown", action="store_true", help="print markdown instead, for a README or a pull request")
+
+
+def _pattern(p: argparse.ArgumentParser) -> None:
+    p.add_argument("pattern", nargs="?", default="*", metavar="PATTERN", help="a shell pattern such as 'mobile*'")
+
+
+_COMMANDS = {
+    "doctor": ("say what works on this machine, and how to mend what does not", "edge-lab doctor", _doctor),
+    "run": (
+        "take a model to every target, run and time each, and write a report",
+        "edge-lab run my_model.py:build --input 1x3x224x224 --images photos/ --targets 'android-*'",
+        _run_arguments,
+    ),
+    "export": (
+        "write one bundle",
+        "edge-lab export efficientnet_lite0 --target android-xnnpack-int8",
+        _export_arguments,
+    ),
+    "check": (
+        "verify a bundle, run its golden vectors, hold it against budgets",
+        "edge-lab check artifacts/efficientnet_lite0/xnnpack-int8 --budget budgets.toml",
+        _check_arguments,
+    ),
+    "bench": (
+        "time bundles side by side",
+        "edge-lab bench artifacts/efficientnet_lite0/* --json today.json",
+        _bench_arguments,
+    ),
+    "compare": (
+        "compare two benches or runs, fail on a regression",
+        "edge-lab compare yesterday.json today.json --fail median:5% --fail size:1%",
+        _compare_arguments,
+    ),
+    "report": (
+        "draw the report of a run again",
+        "edge-lab report artifacts/run.json -o report.html",
+        _report_arguments,
+    ),
+    "targets": ("list targets", "edge-lab targets 'android-*'", _pattern),
+    "models": ("list models that have a name", "edge-lab models 'mobile*'", _pattern),
+    "data": ("list data sets, with their licence", "edge-lab data", _doctor),
+}

@@ -1,0 +1,245 @@
+"""What each command of `edge-lab` does: from parsed arguments to an exit code. Answers go to stdout."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from dataclasses import replace
+from pathlib import Path
+
+from edge_lab.errors import EdgeLabError, InputError
+
+
+def version(_: Namespace) -> int:
+    """`edge-lab --version`."""
+    import edge_lab
+
+    print(f"edge-lab {edge_lab.__version__}")
+    return 0
+
+
+def doctor(_: Namespace) -> int:
+    """`edge-lab doctor`."""
+    from edge_lab import doctor as clinic
+
+    print("trying every runtime; this takes some seconds", file=sys.stderr)
+    checks = clinic.check()
+    print("\n".join(clinic.lines(checks)))
+    broken = [c.name for c in checks if c.ok is False and c.required]
+    print()
+    print(
+        f"{len(broken)} required checks fail: {', '.join(broken)}." if broken else "Everything that is required works."
+    )
+    return 0 if clinic.healthy(checks) else 1
+
+
+def run(a: Namespace) -> int:
+    """`edge-lab run`: 0 if at least one target came out; with --strict, only if all did and kept their budgets."""
+    from edge_lab import flow, report
+
+    result = flow.run(
+        a.model,
+        targets=_targets(a.targets) if a.targets else None,
+        images=a.images,
+        calibration=a.calibration,
+        input_shape=a.input,
+        weights=a.weights,
+        out=a.out,
+        budget=_budget(a.budget),
+        limit=a.limit,
+        jobs=a.jobs,
+        progress=not a.quiet,
+    )
+    result = replace(result, command=a.command_line)
+    result.save(a.out / "run.json")
+    page = report.write(result, a.report or a.out / "report.html")
+    print(report.table(result))
+    print(f"\nreport  {page}\ndata    {a.out / 'run.json'}")
+    tried = result.rows[1:]
+    came_out = [row for row in tried if row.status == "ok"]
+    strict = len(came_out) == len(tried) and all(v.ok is not False for row in tried for v in row.verdicts)
+    return 0 if came_out and (strict or not a.strict) else 1
+
+
+def _targets(text: str) -> list[str]:
+    """Names and patterns, separated by commas, each target once."""
+    from edge_lab.export import target, targets
+
+    names: list[str] = []
+    for part in (p.strip() for p in text.split(",") if p.strip()):
+        found = targets(part)
+        names += found or [target(part).name]  # an unknown name raises, and offers the nearest
+    if not names:
+        raise InputError(
+            f"--targets {text!r} names no target.", "it is empty.", "leave it out, or see `edge-lab targets`."
+        )
+    return list(dict.fromkeys(names))
+
+
+def _budget(given: Path | None) -> Path | None:
+    """The file that was named; else budgets.toml of the current folder; else the package's defaults."""
+    here = Path("budgets.toml")
+    return given or (here if here.is_file() else None)
+
+
+def export(a: Namespace) -> int:
+    """`edge-lab export`."""
+    from edge_lab.export import target, to
+    from edge_lab.flow import image_set
+    from edge_lab.zoo import create
+
+    goal = target(a.target)
+    model = create(a.model, weights=a.weights, input_shape=a.input)
+    calibration = image_set(a.calibration).take(32) if a.calibration else None
+    bundle = to(model, goal, calibration=calibration, out=a.out, force=a.force)
+    share = bundle.runtime.delegated
+    delegated = "" if share is None else f", {100 * share:.0f} % of operators delegated"
+    print(f"{bundle.path}  {bundle.program_bytes / 1e6:.2f} MB, {bundle.quantization.scheme}{delegated}")
+    if bundle.spec.weights == "random":
+        print("note: the weights are random; the program is right, its answers mean nothing.", file=sys.stderr)
+    return 0
+
+
+def check(a: Namespace) -> int:
+    """`edge-lab check`."""
+    from edge_lab.check import check as examine
+    from edge_lab.report.text import verdict_line
+
+    found = examine(a.bundle, budget=_budget(a.budget), against=a.against, images=a.images, limit=a.limit)
+    print(found.bundle)
+    for line in found.lines:
+        print(f"{_mark(line.ok)}  {line.name}: {line.detail}")
+    for verdict in found.verdicts:
+        print(f"{_mark(verdict.ok)}  {verdict_line(verdict)}")
+    good = found.complete if a.strict else found.ok
+    print("fit to ship" if good else "not fit to ship")
+    return 0 if good else 1
+
+
+def _mark(ok: bool | None) -> str:
+    return "----" if ok is None else ("PASS" if ok else "FAIL")
+
+
+def bench(a: Namespace) -> int:
+    """`edge-lab bench`."""
+    from edge_lab.bench import bench as measure
+    from edge_lab.report.findings import number
+    from edge_lab.report.text import aligned
+
+    result = measure(a.bundles, threads=a.threads, rounds=a.rounds, command=a.command_line)
+    head = ["bundle", "p50 ms", "p90 ms", "load ms", "first ms", "peak MB", "added MB", "size MB"]
+    fields = ("p50_ms", "p90_ms", "load_ms", "first_ms", "peak_mb", "delta_mb", "size_mb")
+    rows = [[row.target, *(number(getattr(row, f)) for f in fields)] for row in result.rows]
+    clock = "CPU time of one thread" if a.threads == 1 else f"wall time, {a.threads} threads"
+    print("\n".join(aligned([head, *rows], left=1)))
+    print(f"\n{a.rounds} rounds, interleaved, {clock}; load and memory in a fresh process")
+    for row in result.rows:
+        for note in row.notes:
+            print(f"note {row.target}: {note}")
+    if a.json:
+        result.save(a.json)
+        print(f"data    {a.json}")
+    return 0
+
+
+def compare(a: Namespace) -> int:
+    """`edge-lab compare`."""
+    from edge_lab.bench import compare as changes_between
+    from edge_lab.bench import limits
+    from edge_lab.report.findings import number
+    from edge_lab.report.text import aligned
+
+    limit = limits(a.fail or ["median:5%"])
+    changes = changes_between(a.before, a.after, limit)
+    head = ["", "target", "metric", "before", "after", "change"]
+    rows = [
+        [
+            "FAIL" if c.worse else "PASS",
+            c.target,
+            c.metric,
+            number(c.before),
+            number(c.after),
+            "gone" if c.percent is None else f"{c.percent:+.1f} %",
+        ]
+        for c in changes
+    ]
+    print("\n".join(aligned([head, *rows], left=3)))
+    worse = sum(c.worse for c in changes)
+    allowed = ", ".join(f"{name} {percent:g} %" for name, percent in limit.items())
+    print(f"\n{worse} of {len(changes)} worse than allowed ({allowed})")
+    return 1 if worse else 0
+
+
+def report(a: Namespace) -> int:
+    """`edge-lab report`."""
+    from edge_lab import report as pages
+    from edge_lab.measure.result import RunResult
+
+    file = a.result / "run.json" if a.result.is_dir() else a.result
+    try:
+        result = RunResult.load(file)
+    except FileNotFoundError as error:
+        raise InputError(
+            f"there is no run at {file}.", "the file is missing.", "make one with `edge-lab run`."
+        ) from error
+    except EdgeLabError:
+        raise
+    except Exception as error:  # JSON, or cattrs' own group of errors
+        why = f"it is not what `edge-lab run` writes: {type(error).__name__}."
+        raise InputError(f"{file} can't be read.", why, "make it again with `edge-lab run`.") from error
+    if a.markdown:
+        print(pages.markdown(result))
+        return 0
+    print(pages.write(result, a.out or file.with_name("report.html")))
+    return 0
+
+
+def targets(a: Namespace) -> int:
+    """`edge-lab targets`."""
+    from edge_lab.export import target
+    from edge_lab.export import targets as names
+    from edge_lab.report.text import aligned
+
+    found = [target(name) for name in names(a.pattern)]
+    if not found:
+        target(a.pattern)  # raises, with the nearest names
+        raise InputError(f"no target matches {a.pattern!r}.", "the pattern is too narrow.", "see `edge-lab targets`.")
+    print(
+        "\n".join(
+            aligned([["target", "format", "precision"], *([t.name, t.format, t.precision] for t in found)], left=3)
+        )
+    )
+    return 0
+
+
+def models(a: Namespace) -> int:
+    """`edge-lab models`."""
+    from edge_lab.zoo import list_models
+
+    names = list_models(a.pattern)
+    if not names:
+        known = ", ".join(list_models())
+        raise InputError(
+            f"no model matches {a.pattern!r}.", f"the zoo has {known}.", "leave the pattern out to see all."
+        )
+    print("\n".join(names))
+    print("\nalso torchvision:NAME, timm:NAME, and my_model.py:FUNCTION", file=sys.stderr)
+    return 0
+
+
+_ELSEWHERE = {  # licences of the sets that are not shipped, said before anyone downloads them
+    "cifar10": "none stated; cite Krizhevsky 2009",
+    "imagenette": "Apache 2.0 (the selection); photos as in ImageNet, for research",
+    "imagenet-sample": "as ImageNet: for research; the photos are their owners'",
+}
+
+
+def data(_: Namespace) -> int:
+    """`edge-lab data`. Sets that would have to be downloaded are named, not fetched."""
+    from edge_lab.data import load, sets
+
+    for name, about in sets().items():
+        shipped = name not in _ELSEWHERE
+        print(f"{name}: {about}" + ("" if shipped else " (from $EDGE_LAB_DATA, or downloaded on first use)"))
+        print(f"  licence: {load(name).licence if shipped else _ELSEWHERE[name]}")
+    return 0
