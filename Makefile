@@ -3,6 +3,7 @@
 #   PYTHON=python3.12       the interpreter that .venv is made from (3.10 to 3.13)
 #   TORCH_INDEX=<url>       take torch and torchvision from this index, for example PyTorch's CPU builds
 #   WORKERS=2               processes that `make test` uses
+#   LOCK_FLAGS=--upgrade    let `make lock` take newer versions of everything that is not pinned exactly
 
 PYTHON  ?= python3
 WORKERS ?= 2
@@ -13,9 +14,8 @@ STAMP   := .venv/.installed
 
 # The accelerator half of the lock: not wanted when TORCH_INDEX brings another build of PyTorch.
 TORCH_LINES := ^(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z0-9-]+)==
-pin = $$(sed -n 's/^$(1)==\([^ ;]*\).*/\1/p' requirements.lock | head -n 1)
 
-.PHONY: help install run lab labs test report lint format lock torch-pins clean distclean
+.PHONY: help install torch-pins run lab labs test report lint format lock clean distclean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -29,9 +29,8 @@ $(STAMP): requirements.lock pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { rm -rf .venv; echo \
 	  "No virtual environment could be made. On Debian or Ubuntu: sudo apt install python3-venv"; exit 1; }
 ifdef TORCH_INDEX
-	@$(MAKE) -s torch-pins > .venv/lock-without-torch.txt
-	$(BIN)/python -m pip install --no-deps --index-url $(TORCH_INDEX) \
-	  torch==$(call pin,torch) torchvision==$(call pin,torchvision)
+	@grep -Ev '$(TORCH_LINES)' requirements.lock > .venv/lock-without-torch.txt
+	$(BIN)/python -m pip install --no-deps --index-url $(TORCH_INDEX) $$(grep -E '^torch(vision)?==' requirements.lock)
 	$(BIN)/python -m pip install -r .venv/lock-without-torch.txt
 else
 	$(BIN)/python -m pip install -r requirements.lock
@@ -72,7 +71,7 @@ format: $(STAMP) ## let ruff fix what it can
 
 lock: $(STAMP) ## resolve requirements.lock again (needs uv), then environment.yml
 	@command -v $(UV) > /dev/null || { echo "uv is missing: pip install uv, or name it: make lock UV=/path/to/uv"; exit 1; }
-	$(UV) pip compile --universal --python-version 3.10 --all-extras --upgrade --no-header --no-annotate \
+	$(UV) pip compile --universal --python-version 3.10 --all-extras --no-header --no-annotate $(LOCK_FLAGS) \
 	  pyproject.toml -o requirements.lock
 	$(BIN)/python tools/env_yml.py write
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -93,3 +95,28 @@ def test_published_schema_is_the_one_in_the_package() -> None:
 
 def test_schema_version_is_that_of_versions_toml() -> None:
     assert VERSIONS["bundle"]["schema"] == edge_lab.bundle.SCHEMA_VERSION
+
+
+def _make(*arguments: str) -> str:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    command = ["make", "-s", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
+
+
+def test_lock_without_torch_leaves_out_pytorch_and_cuda_and_nothing_else() -> None:
+    """What `make install TORCH_INDEX=<url>` installs after PyTorch's own build."""
+    every = [line for line in (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines() if line]
+    kept = _make("torch-pins").splitlines()
+    gone = {line.split("==")[0] for line in every if line not in kept}
+    assert {"torch", "torchvision"} <= gone
+    assert all(name in ("torch", "torchvision", "triton") or name.startswith(("nvidia-", "cuda-")) for name in gone)
+    assert not [line for line in kept if line.startswith(("torch==", "torchvision==", "nvidia-", "cuda-"))]
+    assert any(line.startswith("torchao==") for line in kept)
+
+
+def test_torch_index_takes_the_locked_builds_from_it() -> None:
+    plan = _make("--dry-run", "--always-make", "install", "TORCH_INDEX=https://example.org/cpu")
+    line = next(line for line in plan.splitlines() if "https://example.org/cpu" in line)
+    names = subprocess.run(["sh", "-c", f"echo {line[line.index('$(') :]}"], cwd=ROOT, capture_output=True, text=True)
+    pins = VERSIONS["packages"]
+    assert names.stdout.split() == [f"torch=={pins['torch']}", f"torchvision=={pins['torchvision']}"]
