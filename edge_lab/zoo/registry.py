@@ -7,12 +7,14 @@ import fnmatch
 import re
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 from edge_lab.errors import InputError
 from edge_lab.zoo.model import Builder, Model, check_shape, join_origin, split_origin
 from edge_lab.zoo.user_code import from_file, is_file_name
 
 _BUILDERS: dict[str, Builder] = {}
+_SOURCES = ("default", "imagenet", "random")
 
 
 def register(builder: Builder) -> Builder:
@@ -54,7 +56,7 @@ def create(
             may follow: "resnet18?weights=random&input=1x3x96x96&labels=cat,dog" (arguments of the call win).
         weights: "default" (ImageNet where they can be had; otherwise random, with a warning), "imagenet" (an error
             if they can't be had), "random" (the same numbers every time), or the path of a checkpoint (.pt, .pth,
-            .safetensors).
+            .safetensors). A file of yours brings its own weights ("default") or takes a checkpoint.
         labels: class names. With random weights or a checkpoint they also set the number of outputs.
         input_shape: (N, C, H, W), if not the model's usual one.
 
@@ -67,24 +69,16 @@ def create(
     labels = tuple(labels) if labels is not None else options.get("labels")
     shape = check_shape(input_shape) if input_shape is not None else options.get("input_shape")
     if is_file_name(base):
-        if weights != "default":
-            raise InputError(
-                f"weights={weights!r} does not go with {base}.",
-                "the function in the file builds the network together with its weights.",
-                "load the weights inside the function.",
-            )
-        return from_file(base, labels=labels, input_shape=shape)
+        return from_file(base, weights=_absolute(weights), labels=labels, input_shape=shape)
     builder = _find(base)
     model = builder(weights=weights, labels=labels, input_shape=shape)
     known = None if weights == "default" and model.spec.weights != "random" else model.spec.weights
-    kept = known if weights in ("default", "random", "imagenet") else _absolute(weights)
+    kept = known if weights in _SOURCES else _absolute(weights)
     return Model(model.module.eval(), model.spec, join_origin(base, weights=kept, labels=labels, input_shape=shape))
 
 
-def _absolute(path: str) -> str:
-    from pathlib import Path
-
-    return str(Path(path).expanduser().resolve())
+def _absolute(weights: str) -> str:
+    return weights if weights in _SOURCES else str(Path(weights).expanduser().resolve())
 
 
 def _find(name: str) -> Builder:

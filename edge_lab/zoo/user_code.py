@@ -5,13 +5,18 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edge_lab.errors import InputError
 from edge_lab.spec import ModelSpec
 from edge_lab.zoo.model import Model, Shape, from_module, join_origin, last_line
+from edge_lab.zoo.weights import load_into, read_checkpoint, seeded
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def is_file_name(name: str) -> bool:
@@ -20,8 +25,8 @@ def is_file_name(name: str) -> bool:
     return bool(colon) and path.endswith(".py") and function.isidentifier()
 
 
-def from_file(name: str, *, labels: tuple[str, ...] | None, input_shape: Shape | None) -> Model:
-    """Load FILE.py, call FUNCTION(), and wrap what it returns (an nn.Module, or a Model).
+def from_file(name: str, *, weights: str, labels: tuple[str, ...] | None, input_shape: Shape | None) -> Model:
+    """Load FILE.py, call FUNCTION() with torch seeded, and wrap what it returns (an nn.Module, or a Model).
 
     The file's folder is added to the end of sys.path, so that it can import its neighbours.
 
@@ -30,11 +35,17 @@ def from_file(name: str, *, labels: tuple[str, ...] | None, input_shape: Shape |
     """
     path_text, _, function = name.rpartition(":")
     path = Path(path_text).expanduser().resolve()
-    built = _call(_execute(path), path, function)
-    origin = join_origin(f"{path}:{function}", labels=labels, input_shape=input_shape)
-    if isinstance(built, Model):
-        return _adjusted(built, labels, input_shape, origin)
+    built = seeded(lambda: _call(_execute(path), path, function))
     from torch import nn
+
+    trained_on, kept = "user", None
+    module = built.module if isinstance(built, Model) else built
+    if weights != "default" and isinstance(module, nn.Module):
+        trained_on, kept = _load(module, f"{path.name}:{function}", weights), weights
+    origin = join_origin(f"{path}:{function}", weights=kept, labels=labels, input_shape=input_shape)
+    if isinstance(built, Model):
+        adjusted = _adjusted(built, labels, input_shape, origin)
+        return adjusted if kept is None else replace(adjusted, spec=adjusted.spec.with_(weights=trained_on))
 
     if not isinstance(built, nn.Module):
         raise InputError(
@@ -48,7 +59,19 @@ def from_file(name: str, *, labels: tuple[str, ...] | None, input_shape: Shape |
             "a module does not say what it takes, and programs are exported for one shape.",
             "say it: --input 1x3x224x224, or zoo.create(..., input_shape=(1, 3, 224, 224)).",
         )
-    return from_module(built, input_shape, name=path.stem, labels=labels or (), origin=origin)
+    return from_module(built, input_shape, name=path.stem, labels=labels or (), weights=trained_on, origin=origin)
+
+
+def _load(module: nn.Module, name: str, weights: str) -> str:
+    if weights in ("imagenet", "random"):
+        raise InputError(
+            f"weights={weights!r} does not go with {name}.",
+            "the function in the file builds the network together with its weights.",
+            "leave weights out, or pass the path of a checkpoint.",
+        )
+    checkpoint = read_checkpoint(Path(weights))
+    load_into(module, checkpoint, weights)
+    return checkpoint.weights
 
 
 def _execute(path: Path) -> ModuleType:

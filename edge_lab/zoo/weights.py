@@ -6,12 +6,14 @@ import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from edge_lab.errors import DataError, InputError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+T = TypeVar("T")
 
 _NESTED = ("model", "state_dict", "model_state_dict")  # where training scripts put the tensors
 
@@ -39,7 +41,7 @@ def fill(build: Callable[[], nn.Module], weights: str) -> tuple[nn.Module, str]:
     return module, checkpoint.weights
 
 
-def seeded(build: Callable[[], nn.Module]) -> nn.Module:
+def seeded(build: Callable[[], T]) -> T:
     """Run a constructor with seed 0, so that random weights are the same in every process."""
     import torch
 
@@ -83,23 +85,35 @@ def _read(path: Path) -> Any:
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "Weights only load failed" in str(error) and "global" in str(error).lower():
-            reason = next((line.strip() for line in str(error).splitlines() if "GLOBAL" in line), "")
-            raise DataError(
-                f"{path} was refused.",
-                "it is a pickle that runs code when it is opened, not a plain set of tensors" + _which(reason),
-                "save the tensors only: torch.save(network.state_dict(), path), or use .safetensors.",
-            ) from None
-        raise _damaged(path, error) from error
+        if not (asked := _code_in(path, str(error))):
+            raise _damaged(path, error) from error
+        raise DataError(
+            f"{path} was refused.",
+            f"it is a pickle that runs code when it is opened ({asked}), not a plain set of tensors.",
+            "save the tensors only: torch.save(network.state_dict(), path), or use .safetensors.",
+        ) from None
     except Exception as error:
         raise _damaged(path, error) from error
 
 
-def _which(reason: str) -> str:
+def _code_in(path: Path, message: str) -> str:
+    """What the pickle would call, "" if it is no pickle with calls in it. Reads its opcodes, never runs them."""
+    import pickletools
     import re
 
-    found = re.search(r"GLOBAL (\S+)", reason)
-    return f" (it asks for {found.group(1)})." if found else "."
+    if found := re.search(r"GLOBAL (\S+)", message):
+        return found[1]
+    names: list[str] = []
+    try:
+        with path.open("rb") as file:
+            for opcode, argument, _ in pickletools.genops(file.read(1 << 20)):
+                if "UNICODE" in opcode.name:
+                    names.append(str(argument))
+                elif "GLOBAL" in opcode.name:
+                    return str(argument or ".".join(names[-2:])).replace(" ", ".")
+    except ValueError:
+        pass  # not a pickle, or a cut-off one
+    return ""
 
 
 def _damaged(path: Path, error: Exception) -> DataError:
