@@ -207,7 +207,8 @@ def _blend(ink: np.ndarray, back: np.ndarray, draws: dict[str, np.ndarray], nois
     alpha = (ink * draws["opacity"][:, None, None] // 255)[..., None]  # 0..256
     mixed = back * (256 - alpha) + colour[:, None, None, :] * alpha
     grain = noise.array(mixed.size, -5, 5).reshape(mixed.shape)
-    return np.clip((mixed >> 8) + grain, 0, 255).astype(np.uint8)
+    drawn: np.ndarray = np.clip((mixed >> 8) + grain, 0, 255).astype(np.uint8)
+    return drawn
 
 
 def _calm(back: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
