@@ -98,7 +98,7 @@ def _torch_run(module: Any, threads: int) -> Run:
 
     def run(x: np.ndarray) -> Outputs:
         with torch.inference_mode():
-            return flat_arrays(module(torch.from_numpy(x)))
+            return flat_arrays(module(torch.from_numpy(x.copy())))  # a module may write to its input
 
     return run
 
@@ -173,7 +173,7 @@ def _pte(bundle: Bundle, threads: int) -> Run:
         program = portable_lib._load_for_executorch_from_buffer(buffer)
 
     def run(x: np.ndarray, _keep: bytes = buffer) -> Outputs:
-        outputs = program.forward((torch.from_numpy(x),))
+        outputs = program.forward((torch.from_numpy(x.copy()),))  # a program may write to its input
         return tuple(out.numpy().copy() for out in outputs)  # the arena is reused by the next call
 
     return run

@@ -42,9 +42,8 @@ _PATTERNS = (
         "express it with other torch functions, or register one with @coremltools' register_torch_op.",
     ),
     Pattern(
-        r"Unsupported operator|is not (?:a )?(?:Core ATen|core aten)|not in Core ATen|"
-        r"SpecViolationError.*?(?P<op>[\w.]+::[\w.]+)",
-        "the operator {op} is outside the set this format knows.",
+        r"Operator (?:torch\._ops\.)?(?P<op>[\w.]+?)(?:\.default)? is not in Core ATen|Unsupported operator",
+        "{op} is outside the operators that this format knows (Core ATen).",
         "express it with standard torch functions, or give it a decomposition.",
     ),
     Pattern(

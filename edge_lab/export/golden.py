@@ -78,6 +78,12 @@ def write_expected(
         raise ExportError(
             f"the program for {bundle.target} was written but can't be loaded.", error.why, error.fix
         ) from error
+    if len(expected[0]) != len(bundle.outputs):
+        raise ExportError(
+            f"the program for {bundle.target} returns {len(expected[0])} tensors, the model {len(bundle.outputs)}.",
+            "the model changes its input in place, which this format returns as one more output.",
+            "work on a copy (x = x.clone()) at the start of forward.",
+        )
     golden = []
     for i, ((picture, tensor, _), outputs, wanted) in enumerate(zip(cases, expected, reference, strict=True)):
         if all(np.isfinite(w).all() for w in wanted) and not all(np.isfinite(out).all() for out in outputs):

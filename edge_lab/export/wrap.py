@@ -50,7 +50,7 @@ def flatten(module: torch.nn.Module, example: np.ndarray) -> tuple[torch.nn.Modu
         for path, leaf in leaves
         if isinstance(leaf, torch.Tensor)
     )
-    return FlatOutputs(module), specs
+    return FlatOutputs(module).eval(), specs
 
 
 def _key(part: object) -> str:
