@@ -46,18 +46,18 @@ def main(argv: list[str]) -> int:
         return result
 
     timed("import", partial(_import_engine, bundle.runtime.format))
-    baseline = _resident()
+    baseline = resident_mb()
     from edge_lab import runtime
 
     session = timed("load", partial(runtime.load, bundle, threads=1))
-    loaded = _resident()
+    loaded = resident_mb()
     timed("first", partial(session.run, inputs[0]))
     steady = []
     for i in range(runs):
         timed("steady", partial(session.run, inputs[(i + 1) % len(inputs)]))
         steady.append(times["steady"])
     times["steady"] = (statistics.median(w for w, _ in steady), statistics.median(c for _, c in steady))
-    memory = {"baseline_mb": baseline, "loaded_mb": loaded, "peak_mb": _peak()}
+    memory = {"baseline_mb": baseline, "loaded_mb": loaded, "peak_mb": peak_mb()}
     print("\n" + json.dumps({"edge_lab_child": 1, "times_ms": times, "memory": memory}), flush=True)
     return 0
 
@@ -76,14 +76,14 @@ def _inputs(bundle: Any) -> list[np.ndarray]:
     return inputs
 
 
-def _resident() -> float:
+def resident_mb() -> float:
     """Memory of this process now, in MB (1e6 bytes)."""
     import psutil
 
     return float(psutil.Process().memory_info().rss / 1e6)
 
 
-def _peak() -> float:
+def peak_mb() -> float:
     """Largest resident memory of this process so far, in MB (1e6 bytes).
 
     On Linux VmHWM, not ru_maxrss: the latter survives exec and would report the parent's memory if that was larger.

@@ -78,10 +78,11 @@ def bytes_moved(module: torch.nn.Module, input_shape: tuple[int, ...]) -> int:
     return total
 
 
-def roofline(threads: int = 1, *, repeats: int = 10) -> Roofline:
+def roofline(threads: int = 1, *, repeats: int = 30) -> Roofline:
     """Measure this machine's limits with PyTorch: best of `repeats` of a 1024^3 fp32 GEMM and of a 128 MB copy.
 
-    The best run counts, since a limit is asked for; a copy reads and writes, so it moves twice its size. About 0.3 s.
+    The best run counts, since a limit is asked for; a copy reads and writes, so it moves twice its size. About a second;
+    on a busy machine the result can still be 15 % low.
     Sets PyTorch's thread count to `threads` and leaves it there.
     """
     import torch
