@@ -53,7 +53,7 @@ def fit(
     spec = model.spec.with_(labels=tuple(train.labels), weights=train.name, source="", licence="")
     run = _Run(model, config, train)
     images, held_out = load_pixels(train, model.spec), load_pixels(val, model.spec)
-    _check_classes(model, train)
+    _check_classes(model, train, val)
     if path is None:
         _train(run, images, held_out, None, progress)
     else:
@@ -62,7 +62,7 @@ def fit(
     return FitResult(Model(run.module.eval(), spec), tuple(run.history), model.origin)
 
 
-def _check_classes(model: Model, train: ImageSet) -> None:
+def _check_classes(model: Model, train: ImageSet, val: ImageSet) -> None:
     import torch
 
     with torch.inference_mode():
@@ -73,8 +73,9 @@ def _check_classes(model: Model, train: ImageSet) -> None:
             "a classifier needs one output per class.",
             "build it for this set: zoo.create(name, weights='random', labels=train.labels).",
         )
-    if not any(train.targets):
-        raise InputError(f"{train.name} has no labels.", "training needs them.", "use a labelled set.")
+    for images in (train, val):
+        if not any(images.targets):
+            raise InputError(f"{images.name} has no labels.", "training needs them.", "use a labelled set.")
 
 
 class _Run:
@@ -133,7 +134,7 @@ class _Run:
             raise DataError(f"checkpoint {path} belongs to another run.", f"{listed}.", again)
         self.module.load_state_dict(saved["state_dict"])
         self.optimizer.load_state_dict(saved["optimizer"])
-        self.history = [Epoch(**row) for row in saved["history"]]
+        self.history = [Epoch(**row | {"losses": tuple(row["losses"])}) for row in saved["history"]]
         self.step, self.done = saved["step"], saved["done"]
 
 
@@ -153,23 +154,25 @@ def _train(run: _Run, images: Pixels, held_out: Pixels, path: Path | None, progr
         while not run.done:
             number = len(run.history) + 1
             torch.manual_seed(run.config.seed * 100_003 + number)
-            loss, seconds, seen = _epoch(run, images, steps, bar)
+            losses, seconds, seen = _epoch(run, images, steps, bar)
+            loss = sum(losses) / max(len(losses), 1)
             known = held_out.y >= 0
             right = outputs(run.module.eval(), held_out, 256).argmax(1)[known] == held_out.y[known]
             val_top1 = 100 * right.float().mean().item()
-            run.history.append(Epoch(number, loss, val_top1, seconds, seen))
+            run.history.append(Epoch(number, loss, val_top1, seconds, seen, losses))
             bar.set_postfix_str(f"epoch {number}/{run.config.epochs} loss {loss:.3f} val {val_top1:.1f} %")
             run.done = number >= run.config.epochs or _progress(run, steps, 0.0) >= 1
             if path is not None:
                 run.save(path)
 
 
-def _epoch(run: _Run, images: Pixels, steps: int, bar: tqdm[Any]) -> tuple[float, float, int]:
-    """One pass over the images: (mean loss, seconds, images seen)."""
+def _epoch(run: _Run, images: Pixels, steps: int, bar: tqdm[Any]) -> tuple[tuple[float, ...], float, int]:
+    """One pass over the images: (loss of each step, seconds, images seen)."""
     from torch.nn import functional
 
     run.module.train()
-    total, seen, begin = 0.0, 0, time.perf_counter()
+    losses: list[float] = []
+    seen, begin = 0, time.perf_counter()
     for x, y in batches(images, run.config):
         progress = _progress(run, steps, time.perf_counter() - begin)
         if progress >= 1:
@@ -188,9 +191,10 @@ def _epoch(run: _Run, images: Pixels, steps: int, bar: tqdm[Any]) -> tuple[float
         loss.backward()  # type: ignore[no-untyped-call]
         run.optimizer.step()
         run.step += 1
-        total, seen = total + value * len(y), seen + len(y)
+        losses.append(value)
+        seen += len(y)
         bar.update()
-    return total / max(seen, 1), time.perf_counter() - begin, seen
+    return tuple(losses), time.perf_counter() - begin, seen
 
 
 def _progress(run: _Run, steps: int, elapsed: float) -> float:

@@ -57,13 +57,23 @@ class FitConfig:
 
 @dataclass(frozen=True)
 class Epoch:
-    """One row of the learning curve: mean training loss, validation accuracy in percent, seconds of training alone."""
+    """One pass over the training set.
+
+    Attributes:
+        number: from 1.
+        loss: mean of `losses`.
+        val_top1: validation accuracy after it, in percent.
+        seconds: of training, validation not counted.
+        images: how many were trained on.
+        losses: training loss of every step.
+    """
 
     number: int
     loss: float
     val_top1: float
     seconds: float
     images: int
+    losses: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
