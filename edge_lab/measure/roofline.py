@@ -81,9 +81,8 @@ def bytes_moved(module: torch.nn.Module, input_shape: tuple[int, ...]) -> int:
 def roofline(threads: int = 1, *, repeats: int = 30) -> Roofline:
     """Measure this machine's limits with PyTorch: best of `repeats` of a 1024^3 fp32 GEMM and of a 128 MB copy.
 
-    The best run counts, since a limit is asked for; a copy reads and writes, so it moves twice its size. About a second;
-    on a busy machine the result can still be 15 % low.
-    Sets PyTorch's thread count to `threads` and leaves it there.
+    The best run counts, since a limit is asked for; a copy reads and writes, so it moves twice its size. Takes
+    about a second; on a busy machine the result can still be 15 % low. PyTorch's thread count stays at `threads`.
     """
     import torch
 
