@@ -161,6 +161,14 @@ def test_nbval_is_blind_to_stripped_notebooks_but_we_are_not(tmp_path: Path) -> 
     assert "never compares" in "\n".join(tool.file_problems(path))
 
 
+def test_only_the_first_failure_of_a_lab_is_reported(tmp_path: Path) -> None:
+    notebook = _good()
+    tool.code_cells(notebook)[0].source = "raise ValueError('seed')"
+    nbformat.write(notebook, tmp_path / "99_lab.ipynb")
+    (tmp_path / "conftest.py").write_text((ROOT / "labs" / "conftest.py").read_text(encoding="utf-8"), encoding="utf-8")
+    assert "1 failed, 3 skipped" in _nbval(tmp_path / "99_lab.ipynb").stdout
+
+
 def test_execute_stores_outputs_in_normal_form(tmp_path: Path) -> None:
     notebook = _good()
     _strip(notebook)
