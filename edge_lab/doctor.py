@@ -22,7 +22,7 @@ _FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimd", "as
 
 @dataclass(frozen=True)
 class Check:
-    """One capability. `ok` None: it does not apply here. If it is not `required`, its failure only limits what works."""
+    """One capability. `ok` None: it does not apply here. One that is not `required` only limits what works."""
 
     name: str
     ok: bool | None

@@ -171,9 +171,13 @@ def budgets(run: RunResult) -> list[Budget]:
 def budget_name(name: str) -> str:
     """`max_size_mb` as a reader says it: "size". The limit's side is in `sign`, its unit beside the number."""
     words = re.sub(r"^(max|min)_|_(mb|ms|db)$", "", name)
-    return {"p50": "median time", "p50_ratio": "median time, of eager", "size_ratio": "size, of eager"}.get(
-        words, words.replace("_", " ")
-    )
+    return {
+        "p50": "median time",
+        "p50_ratio": "median time / eager",
+        "size_ratio": "size / eager",
+        "sqnr": "SQNR",
+        "top1_loss": "Top-1 loss",
+    }.get(words, words.replace("_", " "))
 
 
 def sign(name: str) -> str:

@@ -1,0 +1,135 @@
+"""`import edge_lab` is light, its names are complete, and modules import only what stands before them."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import edge_lab
+
+PACKAGE = Path(edge_lab.__file__).parent
+HEAVY = (
+    "torch",
+    "torchvision",
+    "torchao",
+    "executorch",
+    "onnx",
+    "onnxruntime",
+    "coremltools",
+    "timm",
+    "matplotlib",
+    "PIL",
+)
+
+# A module imports only from its own row and the rows above.
+LAYERS = (
+    ("errors", "files", "quiet"),
+    ("spec",),
+    ("bundle",),
+    ("data",),
+    ("zoo",),
+    ("train",),
+    ("compress",),
+    ("export",),
+    ("runtime",),
+    ("measure",),
+    ("report",),
+    ("flow",),
+    ("check", "bench", "doctor"),
+    ("commands",),
+    ("cli",),
+    ("__main__",),
+)
+# These are used across the order and say why in their docstring or here.
+EXCEPTIONS = {
+    ("export", "runtime"),  # golden vectors are what the runtime answers: imported inside the function
+}
+
+
+def _python(code: str) -> str:
+    environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    return done.stdout.strip()
+
+
+def test_import_takes_less_than_0_3_seconds() -> None:
+    code = "import time; t = time.perf_counter(); import edge_lab; print(time.perf_counter() - t)"
+    best = min(float(_python(code)) for _ in range(5))
+    print(f"import edge_lab: {best:.4f} s (best of 5)")
+    assert best < 0.3
+
+
+def test_the_command_line_starts_without_heavy_packages() -> None:
+    code = f"import sys; from edge_lab import cli; cli.main(['--version']); print([m for m in {HEAVY} if m in sys.modules])"  # noqa: E501
+    assert _python(code).splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    "module", ["report", "measure", "data", "zoo", "export", "runtime", "flow", "check", "bench", "doctor"]
+)
+def test_no_module_loads_torch_when_imported(module: str) -> None:
+    code = f"import sys, edge_lab.{module}; print([m for m in {HEAVY[:-1]} if m in sys.modules])"
+    assert _python(code) == "[]"
+
+
+def test_every_public_name_is_there_and_only_those() -> None:
+    names = {*edge_lab._HOME, *edge_lab._MODULES, "__version__"}
+    assert set(edge_lab.__all__) == names
+    assert names <= set(dir(edge_lab))
+    for name in names:
+        assert getattr(edge_lab, name) is not None
+    with pytest.raises(AttributeError, match="no_such_name"):
+        edge_lab.no_such_name  # noqa: B018
+
+
+def test_type_checkers_see_the_same_names() -> None:
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    seen = {a.name for node in ast.walk(block) if isinstance(node, ast.ImportFrom) for a in node.names}
+    assert seen | {"__version__"} == set(edge_lab.__all__)
+
+
+def _imports(tree: ast.AST) -> Iterator[str]:
+    """First part of every edge_lab module that is imported, also in functions, but not under TYPE_CHECKING."""
+    skip = {
+        id(child)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        for child in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in skip:
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "edge_lab":
+            parts = node.module.split(".")
+            yield from ([parts[1]] if len(parts) > 1 else [a.name for a in node.names])
+        elif isinstance(node, ast.Import):
+            yield from (a.name.split(".")[1] for a in node.names if a.name.startswith("edge_lab."))
+
+
+def test_modules_import_only_from_layers_above() -> None:
+    rank = {name: i for i, row in enumerate(LAYERS) for name in row}
+    wrong, seen = [], set()
+    for file in sorted(PACKAGE.rglob("*.py")):
+        where = file.relative_to(PACKAGE)
+        own = where.parts[0].removesuffix(".py")
+        if own == "__init__":
+            continue
+        assert own in rank, f"{where}: give {own} a place in LAYERS"
+        seen.add(own)
+        for name in _imports(ast.parse(file.read_text(encoding="utf-8"))):
+            if name in rank and rank[name] > rank[own] and (own, name) not in EXCEPTIONS:
+                wrong.append(f"{where} imports {name}")
+    assert not wrong
+    assert len(seen) > 10
+
+
+def test_measurement_results_need_nothing_but_files() -> None:
+    tree = ast.parse((PACKAGE / "measure" / "result.py").read_text(encoding="utf-8"))
+    assert set(_imports(tree)) <= {"errors", "files"}
