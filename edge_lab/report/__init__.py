@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,12 @@ def html(run: RunResult) -> str:
             "a report compares targets with eager PyTorch, which is the first row.",
             "make one with `edge-lab run`.",
         )
-    shown = [e for e in run.examples if e.answers]
+    order = {row.target: i for i, row in enumerate(run.rows)}  # eager first, then as in the table
+    shown = [
+        replace(e, answers=dict(sorted(e.answers.items(), key=lambda item: order.get(item[0], len(order)))))
+        for e in run.examples
+        if e.answers
+    ]
     text: str = _template().render(
         run=run,
         states=[findings.state(run, row) for row in run.rows],

@@ -124,7 +124,7 @@ def _times(base: float | None, value: float | None, word: Literal["small", "fast
     better, worse = {"small": ("smaller", "larger"), "fast": ("faster", "slower")}[word]
     ratio = base / value
     if 0.98 < ratio < 1.02:
-        return "the same as eager PyTorch"
+        return f"as {'large' if word == 'small' else 'fast'} as eager PyTorch"
     return f"{ratio:.1f}× {better} than eager PyTorch" if ratio > 1 else f"{1 / ratio:.1f}× {worse} than eager PyTorch"
 
 
