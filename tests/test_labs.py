@@ -49,6 +49,14 @@ def test_lab_is_in_the_syllabus(lab: Path) -> None:
         assert f"{lab.name})" in (ROOT / page).read_text(encoding="utf-8"), f"{page} has no link to {lab.name}"
 
 
+@pytest.mark.parametrize("lab", LABS, ids=lambda lab: lab.stem)
+def test_syllabus_gives_the_minutes_of_the_lab(lab: Path) -> None:
+    text = (ROOT / "labs" / "README.md").read_text(encoding="utf-8")
+    row = re.search(rf"\({re.escape(lab.name)}\) \| (\d+) \|", text)
+    assert row is not None
+    assert int(row[1]) == tool.minutes(tool.read(lab))
+
+
 @pytest.mark.parametrize("page", ["labs/README.md", "README.md", "README.zh-CN.md", "CONTRIBUTING.md"])
 def test_links_of_the_pages_lead_somewhere(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
