@@ -143,7 +143,7 @@ def _model_arguments(p: argparse.ArgumentParser, default: str | None) -> None:
     p.add_argument("--out", type=Path, default=Path("artifacts"), metavar="FOLDER", help="bundles go here (artifacts)")
 
 
-def _doctor(p: argparse.ArgumentParser) -> None:
+def _no_arguments(p: argparse.ArgumentParser) -> None:
     del p
 
 
@@ -202,7 +202,7 @@ def _pattern(p: argparse.ArgumentParser) -> None:
 
 
 _COMMANDS = {
-    "doctor": ("say what works on this machine, and how to mend what does not", "edge-lab doctor", _doctor),
+    "doctor": ("say what works on this machine, and how to mend what does not", "edge-lab doctor", _no_arguments),
     "run": (
         "take a model to every target, run and time each, and write a report",
         "edge-lab run my_model.py:build --input 1x3x224x224 --images photos/ --targets 'android-*'",
@@ -235,5 +235,5 @@ _COMMANDS = {
     ),
     "targets": ("list targets", "edge-lab targets 'android-*'", _pattern),
     "models": ("list models that have a name", "edge-lab models 'mobile*'", _pattern),
-    "data": ("list data sets, with their licence", "edge-lab data", _doctor),
+    "data": ("list data sets, with their licence", "edge-lab data", _no_arguments),
 }

@@ -112,7 +112,10 @@ def check(a: Namespace) -> int:
     for verdict in found.verdicts:
         print(f"{_mark(verdict.ok)}  {verdict_line(verdict)}")
     good = found.complete if a.strict else found.ok
-    print("fit to ship" if good else "not fit to ship")
+    unknown = sum(x is None for x in (*(line.ok for line in found.lines), *(v.ok for v in found.verdicts)))
+    print(("fit to ship" if good else "not fit to ship") + (f"; {unknown} not measured here" if unknown else ""))
+    if found.lines[0].ok and a.against is None and any(v.value is None for v in found.verdicts):
+        print("to measure more: --against the fp32 bundle and --images FOLDER|SET", file=sys.stderr)
     return 0 if good else 1
 
 

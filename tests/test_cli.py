@@ -285,7 +285,7 @@ def test_check_against_another_bundle_measures_ratios_and_agreement(
     arguments = ["check", str(bundle), "--against", str(bundle), "--images", "photos", "--limit", "4"]
     assert cli.main([*arguments, "--budget", str(budget), "--strict"]) == 0
     shown = capsys.readouterr().out
-    assert "PASS  size / eager 1.00 x" in shown
+    assert "PASS  size ratio 1.00 x" in shown
     assert "PASS  agreement 100 %" in shown
 
 

@@ -173,8 +173,8 @@ def budget_name(name: str) -> str:
     words = re.sub(r"^(max|min)_|_(mb|ms|db)$", "", name)
     return {
         "p50": "median time",
-        "p50_ratio": "median time / eager",
-        "size_ratio": "size / eager",
+        "p50_ratio": "time ratio",
+        "size_ratio": "size ratio",
         "sqnr": "SQNR",
         "top1_loss": "Top-1 loss",
     }.get(words, words.replace("_", " "))
