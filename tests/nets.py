@@ -38,14 +38,23 @@ class Branch(nn.Module):
 
 
 class Item(nn.Module):
-    """The number of repetitions is read out of the input, in a way that only Python understands."""
+    """The number of repetitions is read out of the input."""
 
     def __init__(self) -> None:
         super().__init__()
         self.linear = nn.Linear(8, 8)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        for _ in range(len(str(int(x.abs().max().item())))):
+        for _ in range(int(x.abs().max().item())):
+            x = self.linear(x)
+        return x
+
+
+class Numpy(Item):
+    """The same through NumPy, which the TorchScript compiler does not know."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for _ in range(int(x.detach().abs().max().numpy())):
             x = self.linear(x)
         return x
 

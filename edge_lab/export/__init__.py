@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +57,27 @@ def to(
         InputError: unknown target, unusable calibration inputs.
         ExportError: the model can't go to this format; says why and what to change.
     """
+    return build(model, target_name, calibration=calibration, golden=golden, out=out, force=force).bundle
+
+
+@dataclass(frozen=True)
+class Built:
+    """A bundle, and whether it was there already."""
+
+    bundle: Bundle
+    reused: bool
+
+
+def build(
+    model: Model,
+    target_name: str | Target,
+    *,
+    calibration: ImageSet | Iterable[np.ndarray] | None = None,
+    golden: ImageSet | Sequence[np.ndarray] | None = None,
+    out: Path | str = "artifacts",
+    force: bool = False,
+) -> Built:
+    """What `to` does, and whether the bundle was reused."""
     goal = target(target_name)
     folder = Path(out) / model.spec.name.replace("/", "_").replace(":", "_") / goal.kind
     pictures = _golden_inputs(golden, model.spec)
@@ -63,11 +85,11 @@ def to(
     key = fingerprint(model.module, model.spec, goal, inputs, [_bytes(p) for p in pictures])
     with locked(folder):
         bundle = None if force else _reusable(folder, key)
-        if bundle is None:
-            with writing_folder(folder) as temporary:
-                _write(model, goal, inputs, source, pictures, key, temporary)
-            bundle = Bundle.load(folder)
-    return bundle
+        if bundle is not None:
+            return Built(bundle, True)
+        with writing_folder(folder) as temporary:
+            _write(model, goal, inputs, source, pictures, key, temporary)
+        return Built(Bundle.load(folder), False)
 
 
 def _reusable(folder: Path, key: str) -> Bundle | None:
@@ -120,8 +142,8 @@ def _write(
         made_by=made_by(key),
     )
     draft.save()  # so that the runtime can load it
-    golden = write_expected(Bundle.load(folder, verify=False), cases, reference)
-    Bundle(**{**vars(draft), "golden": golden}).save()
+    golden, sqnr_db = write_expected(Bundle.load(folder, verify=False), cases, reference)
+    replace(draft, golden=golden, metrics={"sqnr_db": sqnr_db}).save()
 
 
 def _golden_inputs(golden: ImageSet | Sequence[np.ndarray] | None, spec: ModelSpec) -> list[Any]:

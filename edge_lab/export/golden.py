@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -59,8 +60,11 @@ def _shrink(image: Image, spec: ModelSpec) -> Image:
 
 def write_expected(
     bundle: Bundle, cases: list[tuple[str | None, str, np.ndarray]], reference: list[tuple[np.ndarray, ...]]
-) -> tuple[Golden, ...]:
+) -> tuple[tuple[Golden, ...], float | None]:
     """Store expected outputs: the program's own where it runs here, the PyTorch model's otherwise.
+
+    Returns:
+        The golden cases, and the SQNR in dB of the program against the PyTorch model over them (None: not run here).
 
     Raises:
         ExportError: the program runs but gives NaN or infinity where the model does not.
@@ -98,7 +102,15 @@ def write_expected(
         scale = max((float(np.abs(out).max()) for out in outputs if out.size), default=1.0)
         relative = _RELATIVE[bundle.quantization.scheme] * (5 if kind == "eager" else 1)
         golden.append(Golden(picture, tensor, files, max(1e-6, relative * scale), kind))
-    return tuple(golden)
+    return tuple(golden), None if kind == "eager" else _sqnr_db(reference, expected)
+
+
+def _sqnr_db(reference: list[tuple[np.ndarray, ...]], outputs: list[tuple[np.ndarray, ...]]) -> float:
+    """10 log10(sum(ref^2) / sum((ref - x)^2)) over all cases and outputs, at most 200 (every value equal)."""
+    pairs = [(r, x) for rs, xs in zip(reference, outputs, strict=True) for r, x in zip(rs, xs, strict=True)]
+    signal = sum(float(np.square(r, dtype=np.float64).sum()) for r, _ in pairs)
+    noise = sum(float(np.square(r.astype(np.float64) - x).sum()) for r, x in pairs if r.shape == x.shape)
+    return min(200.0, 10 * math.log10(signal / noise)) if noise and signal else 200.0
 
 
 def _little_endian(array: np.ndarray) -> np.ndarray:

@@ -61,14 +61,13 @@ def work(request: Request) -> Answer:
 
 
 def _target(model: Model, request: Request) -> Answer:
-    from edge_lab.export import to
+    from edge_lab.export import build
     from edge_lab.measure.cold import fresh
     from edge_lab.runtime import load
 
-    started, clock = time.time(), time.perf_counter()
-    bundle = to(model, request.target, calibration=request.calibration, golden=request.golden, out=request.out)
-    seconds = time.perf_counter() - clock
-    reused = (bundle.path / "bundle.json").stat().st_mtime < started
+    clock = time.perf_counter()
+    built = build(model, request.target, calibration=request.calibration, golden=request.golden, out=request.out)
+    seconds, bundle, reused = time.perf_counter() - clock, built.bundle, built.reused
     try:
         _run(load(bundle), request)
     except MissingTool as error:

@@ -110,11 +110,10 @@ def examples(images: ImageSet, outputs: Mapping[str, np.ndarray], spec: ModelSpe
     """A few pictures with every target's three best answers: labelled ones first, then spread over the set."""
     if spec.task != "classify":
         return ()
-    labelled = [i for i, t in enumerate(images.targets) if t]
-    pool = labelled or list(range(len(images)))
-    chosen = [pool[i * len(pool) // _PICTURES] for i in range(min(_PICTURES, len(pool)))] if pool else []
-    if len(pool) <= _PICTURES:
-        chosen = pool
+    known = images.labels == spec.labels
+    pool = [i for i, t in enumerate(images.targets) if t and known] or list(range(len(images)))
+    count = min(_PICTURES, len(pool))
+    chosen = [pool[i * len(pool) // count] for i in range(count)]
     return tuple(_example(i, images, outputs, spec) for i in chosen)
 
 
@@ -123,7 +122,7 @@ def _example(i: int, images: ImageSet, outputs: Mapping[str, np.ndarray], spec: 
     for target, rows_ in outputs.items():
         answers[target] = tuple((p.label, p.score) for p in postprocess(rows_[i], spec)[:3])
     accepted = images.targets[i]
-    label = " / ".join(images.labels[t] for t in accepted) if accepted and images.labels else None
+    label = " / ".join(images.labels[t] for t in accepted) if accepted and images.labels == spec.labels else None
     return Example(images.names[i], _thumbnail(images, i), label, answers)
 
 
