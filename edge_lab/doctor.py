@@ -138,8 +138,8 @@ assert program.module()(x).shape == (2, 2)
 print("computes and exports; kernels for", torch.backends.cpu.get_cpu_capability())
 """
 _EXECUTORCH = """
-from executorch.extension.pybindings import portable_lib
-backends = portable_lib._get_registered_backend_names()
+from edge_lab.runtime import executorch_bindings
+backends = executorch_bindings()._get_registered_backend_names()
 print(("loads; backends: " if "XnnpackBackend" in backends else "XNNPACK is missing from: ") + ", ".join(backends))
 """
 _ONNX = """

@@ -167,16 +167,30 @@ def _pte(bundle: Bundle, threads: int) -> Run:
             "export the bundle again with edge_lab.to(model, target).",
         )
     with quiet():
-        from executorch.extension.pybindings import portable_lib
-
-        portable_lib._unsafe_reset_threadpool(threads)
-        program = portable_lib._load_for_executorch_from_buffer(buffer)
+        executorch = executorch_bindings()
+        executorch._unsafe_reset_threadpool(threads)
+        program = executorch._load_for_executorch_from_buffer(buffer)
 
     def run(x: np.ndarray, _keep: bytes = buffer) -> Outputs:
         outputs = program.forward((torch.from_numpy(x.copy()),))  # a program may write to its input
         return tuple(out.numpy().copy() for out in outputs)  # the arena is reused by the next call
 
     return run
+
+
+def executorch_bindings() -> Any:
+    """ExecuTorch's Python bindings.
+
+    The documented module, portable_lib, imports the whole exporter first: seconds and 200 MB that a runtime does not
+    need. The extension module underneath has the same functions.
+    """
+    import torch  # noqa: F401  # its libraries must be loaded first
+
+    try:
+        from executorch.extension.pybindings import _C as bindings
+    except ImportError:
+        from executorch.extension.pybindings import portable_lib as bindings
+    return bindings
 
 
 def _mlpackage(bundle: Bundle, threads: int) -> Run:

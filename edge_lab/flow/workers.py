@@ -131,7 +131,7 @@ class _Slot:
 
 def _child(pipe: Connection, job: Callable[[Any], Any], log: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    sink = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    sink = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     sys.stdout.flush()
     os.dup2(sink, 1)
     os.dup2(sink, 2)

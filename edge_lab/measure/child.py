@@ -7,6 +7,7 @@ It loads exactly one engine, so that its memory and start-up time are that engin
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import resource
@@ -25,7 +26,7 @@ _ENGINE_MODULES = {
     "torchscript": ("torch",),
     "pt2": ("torch", "torch.export"),
     "onnx": ("onnxruntime",),
-    "pte": ("torch", "executorch.extension.pybindings.portable_lib"),
+    "pte": ("torch", "executorch.extension.pybindings._C"),
     "mlpackage": ("coremltools",),
 }
 
@@ -64,7 +65,8 @@ def main(argv: list[str]) -> int:
 
 def _import_engine(format_: str) -> None:
     for module in _ENGINE_MODULES[format_]:
-        importlib.import_module(module)
+        with contextlib.suppress(ImportError):  # loading says what is missing
+            importlib.import_module(module)
 
 
 def _inputs(bundle: Any) -> list[np.ndarray]:
