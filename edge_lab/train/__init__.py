@@ -7,7 +7,8 @@ was killed and resumed therefore ends with the same weights as one that was not 
 """
 
 from edge_lab.train.fitting import fit
+from edge_lab.train.objective import Objective
 from edge_lab.train.records import Epoch, FitConfig, FitResult, Score
 from edge_lab.train.scoring import evaluate_module, scores
 
-__all__ = ["Epoch", "FitConfig", "FitResult", "Score", "evaluate_module", "fit", "scores"]
+__all__ = ["Epoch", "FitConfig", "FitResult", "Objective", "Score", "evaluate_module", "fit", "scores"]

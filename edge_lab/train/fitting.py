@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from edge_lab.errors import DataError, EdgeLabError, InputError
 from edge_lab.files import locked, writing_file
+from edge_lab.train.objective import Objective
 from edge_lab.train.pixels import Pixels, batches, load_pixels
 from edge_lab.train.records import Epoch, FitConfig, FitResult
 from edge_lab.train.scoring import outputs
 from edge_lab.zoo import Model
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
     from tqdm import tqdm
 
     from edge_lab.data import ImageSet
@@ -31,6 +33,7 @@ def fit(
     *,
     checkpoint: Path | str | None = None,
     progress: bool = True,
+    objective: Objective | None = None,
 ) -> FitResult:
     """Train a copy of a classifier; the model passed in stays as it is.
 
@@ -42,6 +45,7 @@ def fit(
         checkpoint: a file that is written after every epoch. If it exists, training goes on from there (or is
             already done).
         progress: show a bar on stderr.
+        objective: what to minimise; default: cross-entropy with the labels.
 
     Raises:
         InputError: the model is no classifier, or labels don't fit it.
@@ -51,9 +55,9 @@ def fit(
     config = config or FitConfig()
     path = Path(checkpoint) if checkpoint is not None else None
     spec = model.spec.with_(labels=tuple(train.labels), weights=train.name, source="", licence="")
-    run = _Run(model, config, train)
+    run = _Run(model, config, train, objective or _cross_entropy(config))
     images, held_out = load_pixels(train, model.spec), load_pixels(val, model.spec)
-    _check_classes(model, train, val)
+    _check_classes(model, train, val, run.objective.unlabelled)
     if path is None:
         _train(run, images, held_out, None, progress)
     else:
@@ -62,7 +66,16 @@ def fit(
     return FitResult(Model(run.module.eval(), spec), tuple(run.history), model.origin)
 
 
-def _check_classes(model: Model, train: ImageSet, val: ImageSet) -> None:
+def _cross_entropy(config: FitConfig) -> Objective:
+    def loss(module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        from torch.nn import functional
+
+        return functional.cross_entropy(module(x), y, label_smoothing=config.label_smoothing)
+
+    return Objective(lambda images, config, _: batches(images, config), loss)
+
+
+def _check_classes(model: Model, train: ImageSet, val: ImageSet, unlabelled: bool) -> None:
     import torch
 
     with torch.inference_mode():
@@ -73,7 +86,7 @@ def _check_classes(model: Model, train: ImageSet, val: ImageSet) -> None:
             "a classifier needs one output per class.",
             "build it for this set: zoo.create(name, weights='random', labels=train.labels).",
         )
-    for images in (train, val):
+    for images in (val,) if unlabelled else (train, val):
         if not any(images.targets):
             raise InputError(f"{images.name} has no labels.", "training needs them.", "use a labelled set.")
 
@@ -81,17 +94,19 @@ def _check_classes(model: Model, train: ImageSet, val: ImageSet) -> None:
 class _Run:
     """The state of one training run: what a checkpoint holds."""
 
-    def __init__(self, model: Model, config: FitConfig, train: ImageSet) -> None:
+    def __init__(self, model: Model, config: FitConfig, train: ImageSet, objective: Objective) -> None:
         import torch
 
-        self.config = config
+        self.config, self.objective = config, objective
         start = hashlib.sha256()
         for name, value in model.module.state_dict().items():
             start.update(name.encode() + value.contiguous().numpy().tobytes())
         self.identity = asdict(config) | {"data": train.fingerprint, "start": start.hexdigest()[:16]}
+        self.identity |= dict(objective.identity)
         self.module = copy.deepcopy(model.module).train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        decayed = [p for p in self.module.parameters() if p.ndim > 1]
-        others = [p for p in self.module.parameters() if p.ndim <= 1]
+        beside = [] if objective.beside is None else list(objective.beside.parameters())
+        decayed = [p for p in [*self.module.parameters(), *beside] if p.ndim > 1]
+        others = [p for p in [*self.module.parameters(), *beside] if p.ndim <= 1]
         groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
         self.optimizer = torch.optim.SGD(
             [g for g in groups if g["params"]],
@@ -116,6 +131,7 @@ class _Run:
                     "identity": self.identity,
                     "step": self.step,
                     "done": self.done,
+                    "beside": None if self.objective.beside is None else self.objective.beside.state_dict(),
                 },
                 temporary,
             )
@@ -129,10 +145,12 @@ class _Run:
             identity = saved["identity"]
         except Exception as error:
             raise DataError(f"checkpoint {path} can't be read.", f"{type(error).__name__}.", again) from error
-        if changed := [k for k in self.identity if identity.get(k) != self.identity[k]]:
-            listed = ", ".join(f"{k} was {identity.get(k)!r}, now {self.identity[k]!r}" for k in changed[:3])
+        if changed := [k for k in self.identity | identity if identity.get(k) != self.identity.get(k)]:
+            listed = ", ".join(f"{k} was {identity.get(k)!r}, now {self.identity.get(k)!r}" for k in changed[:3])
             raise DataError(f"checkpoint {path} belongs to another run.", f"{listed}.", again)
         self.module.load_state_dict(saved["state_dict"])
+        if self.objective.beside is not None:
+            self.objective.beside.load_state_dict(saved["beside"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.history = [Epoch(**row | {"losses": tuple(row["losses"])}) for row in saved["history"]]
         self.step, self.done = saved["step"], saved["done"]
@@ -144,8 +162,9 @@ def _train(run: _Run, images: Pixels, held_out: Pixels, path: Path | None, progr
 
     if path is not None and path.exists():
         run.resume(path)
-    labelled = images.y >= 0
-    images = Pixels(images.x[labelled], images.y[labelled], images.spec)
+    if not run.objective.unlabelled:
+        labelled = images.y >= 0
+        images = Pixels(images.x[labelled], images.y[labelled], images.spec)
     steps = run.config.epochs * math.ceil(len(images.y) / run.config.batch_size)
     with (
         torch.random.fork_rng(devices=[]),
@@ -168,18 +187,16 @@ def _train(run: _Run, images: Pixels, held_out: Pixels, path: Path | None, progr
 
 def _epoch(run: _Run, images: Pixels, steps: int, bar: tqdm[Any]) -> tuple[tuple[float, ...], float, int]:
     """One pass over the images: (loss of each step, seconds, images seen)."""
-    from torch.nn import functional
-
     run.module.train()
     losses: list[float] = []
     seen, begin = 0, time.perf_counter()
-    for x, y in batches(images, run.config):
+    for x, target in run.objective.batches(images, run.config, len(run.history) + 1):
         progress = _progress(run, steps, time.perf_counter() - begin)
         if progress >= 1:
             break
         for group in run.optimizer.param_groups:
             group["lr"] = run.config.lr * _one_cycle(progress)
-        loss = functional.cross_entropy(run.module(x), y, label_smoothing=run.config.label_smoothing)
+        loss = run.objective.loss(run.module, x, target)
         value = loss.item()
         if not math.isfinite(value):
             raise EdgeLabError(
@@ -192,7 +209,7 @@ def _epoch(run: _Run, images: Pixels, steps: int, bar: tqdm[Any]) -> tuple[tuple
         run.optimizer.step()
         run.step += 1
         losses.append(value)
-        seen += len(y)
+        seen += len(x)
         bar.update()
     return tuple(losses), time.perf_counter() - begin, seen
 

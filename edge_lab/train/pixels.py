@@ -65,20 +65,39 @@ def batches(images: Pixels, config: FitConfig) -> Iterator[tuple[Tensor, Tensor]
     import torch
 
     for index in torch.randperm(len(images.y)).split(config.batch_size):  # type: ignore[no-untyped-call]
-        yield images.normalised(_augment(images.x[index], config)), images.y[index]
+        yield images.normalised(move(images.x[index], draw_moves(len(index), config))), images.y[index]
 
 
-def _augment(x: Tensor, config: FitConfig) -> Tensor:
-    """Move each uint8 image (N, C, H, W) by its own random shift; edges are repeated."""
+@dataclass(frozen=True, eq=False)
+class Moves:
+    """What augmentation does to each of n images: int64 (n,) pixels `down` and `right`, bool (n,) `mirrored`."""
+
+    down: Tensor
+    right: Tensor
+    mirrored: Tensor
+
+
+def draw_moves(n: int, config: FitConfig) -> Moves:
+    """Random moves for n images, from torch's global generator."""
+    import torch
+
+    shifts = torch.zeros((2, n), dtype=torch.int64)
+    if config.shift:
+        shifts = torch.randint(-config.shift, config.shift + 1, (2, n))
+    mirrored = torch.rand(n) < 0.5 if config.flip else torch.zeros(n, dtype=torch.bool)
+    return Moves(shifts[0], shifts[1], mirrored)
+
+
+def move(x: Tensor, moves: Moves) -> Tensor:
+    """Move each uint8 image (N, C, H, W) by its own shift, edges repeated, then mirror those that are to be."""
     import torch
 
     n, _, height, width = x.shape
-    if config.shift:
-        moves = torch.randint(-config.shift, config.shift + 1, (2, n, 1))
-        rows = (torch.arange(height) + moves[0]).clamp(0, height - 1)
-        columns = (torch.arange(width) + moves[1]).clamp(0, width - 1)
+    if moves.down.any() or moves.right.any():
+        rows = (torch.arange(height) + moves.down[:, None]).clamp(0, height - 1)
+        columns = (torch.arange(width) + moves.right[:, None]).clamp(0, width - 1)
         image = torch.arange(n)[:, None, None]
         x = x.permute(0, 2, 3, 1)[image, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-    if config.flip:
-        x = torch.where(torch.rand(n, 1, 1, 1) < 0.5, x.flip(3), x)
+    if moves.mirrored.any():
+        x = torch.where(moves.mirrored.view(-1, 1, 1, 1), x.flip(3), x)
     return x
