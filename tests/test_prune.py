@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edge_lab import train, zoo
-from edge_lab.compress import Structured, Unstructured, finetune, prune, prune_report, sparsity
+from edge_lab.compress import Structured, Unstructured, finetune, prune, prune_report, refresh_norm, sparsity
 from edge_lab.data.images import ArrayReader, ImageSet
 from edge_lab.errors import InputError
 from edge_lab.spec import Preprocess
@@ -218,6 +218,25 @@ def test_finetuning_learns_and_goes_on_after_a_stop(tmp_path: Path, config: Unst
     assert torch.equal(resumed.model.module(X), whole.model.module(X))
     assert sparsity(whole.model) == pytest.approx(sparsity(pruned))
     assert set(whole.model.module.state_dict()) == set(pruned.module.state_dict())
+
+
+def test_batch_norms_are_measured_anew() -> None:
+    before, pictures = model(), stripes(200, 0)
+    fresh = refresh_norm(before, pictures)
+    seen: list[torch.Tensor] = []
+    hook = fresh.module.wide[0].register_forward_hook(lambda _, __, out: seen.append(out))
+    train.scores(fresh, pictures)
+    hook.remove()
+    arriving, norm = torch.cat(seen), fresh.module.wide[1]
+    assert torch.allclose(norm.running_mean, arriving.mean((0, 2, 3)), atol=1e-3)
+    assert torch.allclose(norm.running_var, arriving.var((0, 2, 3)), rtol=0.05)
+    assert norm.momentum == before.module.wide[1].momentum
+    assert torch.equal(before.module.wide[1].running_mean, torch.zeros(64))
+    assert not norm.training
+    with pytest.raises(InputError, match=r"can't be refreshed"):
+        refresh_norm(before, stripes(50, 0))
+    with pytest.raises(InputError, match="0 of them"):
+        refresh_norm(model(FixedWidth()), pictures)
 
 
 def _stop_after_one_epoch(pruned: zoo.Model, learn: ImageSet, val: ImageSet, path: Path) -> list[dict[str, object]]:

@@ -1,25 +1,28 @@
-"""Trains the MobileNetV3-Small that lab 06 prunes, and writes its checkpoint.
+"""Trains the MobileNetV3-Small that lab 06 prunes, and the half of it, and writes their checkpoints.
 
-    python tools/make_mobilenet_digits.py                      labs/checkpoints/mobilenet_digits.safetensors
-    python tools/make_mobilenet_digits.py --dataset cifar10 --out FOLDER/NAME.safetensors
+    python tools/make_mobilenet_digits.py           from random weights: labs/checkpoints/mobilenet_digits.safetensors
+    python tools/make_mobilenet_digits.py --half    that one pruned and trained on: mobilenet_digits_half.safetensors
 
-A stopped run goes on where it was. The file holds float16 numbers, which halves it. The accuracy printed at the end is
-that of the file as written, read back into float32.
+With `--dataset cifar10 --out FOLDER` the same is done with CIFAR-10. A stopped run goes on where it was. The files hold
+float16 numbers, which halves them; the accuracy printed is that of the file as written, read back into float32.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from edge_lab import data, train, zoo
+from edge_lab.compress import Structured, finetune, prune
 from edge_lab.data import ImageSet
 from edge_lab.files import sha256, size_of, writing_file
 from edge_lab.spec import Preprocess
+from edge_lab.train import FitConfig, FitResult
 from edge_lab.zoo import Model
 
-CHECKPOINT = Path(__file__).resolve().parent.parent / "labs" / "checkpoints" / "mobilenet_digits.safetensors"
+FOLDER = Path(__file__).resolve().parent.parent / "labs" / "checkpoints"
 
 
 def build() -> Model:
@@ -33,6 +36,11 @@ def build() -> Model:
     module.features[0][0].stride = (1, 1)
     preprocess = Preprocess(resize=32, crop=(32, 32), mean=(0.5,) * 3, std=(0.25,) * 3)
     return zoo.from_module(module, (1, 3, 32, 32), name="mobilenet_digits", preprocess=preprocess)
+
+
+def half() -> Model:
+    """The same with half of its channels. Which weights they had does not matter: a checkpoint replaces them."""
+    return prune(build(), Structured(0.5))
 
 
 def sets(dataset: str) -> tuple[ImageSet, ImageSet, ImageSet]:
@@ -53,24 +61,38 @@ def write(model: Model, path: Path) -> None:
         save_file({k: v.contiguous() for k, v in tensors.items()}, temporary)
 
 
+def fit(args: argparse.Namespace, learn: ImageSet, held_out: ImageSet) -> FitResult:
+    """Train the whole net, or prune it and train it on; the state is kept in the temporary folder until it is done."""
+    config = FitConfig(epochs=args.epochs or 10, batch_size=64, lr=0.15, flip=args.dataset != "digits")
+    start = zoo.create(f"{__file__}:build")
+    if args.half:
+        whole = zoo.create(f"{__file__}:build", weights=str(path_of(args.out, args.dataset)), labels=learn.labels)
+        start, config = prune(whole, Structured(0.5)), replace(config, epochs=args.epochs or 3, lr=0.05)
+    key = f"{args.dataset}{'-half' if args.half else ''}-{learn.fingerprint[:8]}-{config.key}"
+    return finetune(start, learn, held_out, config, checkpoint=Path(tempfile.gettempdir()) / f"mobilenet-{key}.pt")
+
+
+def path_of(folder: Path, dataset: str, half: bool = False) -> Path:
+    return folder / f"mobilenet_{dataset}{'_half' if half else ''}.safetensors"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--half", action="store_true", help="prune the trained net and train it on")
     parser.add_argument("--dataset", choices=("digits", "cifar10"), default="digits")
-    parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--out", type=Path, default=CHECKPOINT)
+    parser.add_argument("--epochs", type=int, help="default 10, with --half 3")
+    parser.add_argument("--out", type=Path, default=FOLDER)
     args = parser.parse_args()
     learn, held_out, test = sets(args.dataset)
-    config = train.FitConfig(epochs=args.epochs, batch_size=64, lr=0.15, flip=args.dataset != "digits")
-    state = Path(tempfile.gettempdir()) / f"edge-lab-mobilenet-{args.dataset}-{learn.fingerprint[:8]}-{config.key}.pt"
-    start = zoo.create(f"{__file__}:build")
-    result = train.fit(start, learn, held_out, config, checkpoint=state)
+    result = fit(args, learn, held_out)
     for epoch in result.history:
         print(f"epoch {epoch.number:2}   loss {epoch.loss:.3f}   validation {epoch.val_top1:.2f} %")
-    write(result.model, args.out)
-    stored = zoo.create(f"{__file__}:build", weights=str(args.out), labels=learn.labels)
+    out = path_of(args.out, args.dataset, args.half)
+    write(result.model, out)
+    stored = zoo.create(f"{__file__}:{'half' if args.half else 'build'}", weights=str(out), labels=learn.labels)
     score = train.evaluate_module(stored, test)
     print(f"test {score.top1:.2f} % of {score.n}; {result.seconds:.0f} s of training")
-    print(f"{args.out.name}: {size_of(args.out) / 1e6:.2f} MB, sha256 {sha256(args.out)}")
+    print(f"{out.name}: {size_of(out) / 1e6:.2f} MB, sha256 {sha256(out)}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,48 @@
 """Make a model smaller: config objects in, a new model out."""
 
+from edge_lab.compress.distill import Distill, distill, keep_labels
+from edge_lab.compress.dynamic import DynamicInt8, Half, quantize_dynamic, to_half
+from edge_lab.compress.layers import Layer, LayerReport, quantized_layers
+from edge_lab.compress.prune import Structured, Unstructured, finetune, prune, refresh_norm, sparsity
+from edge_lab.compress.prune_report import LayerChange, PruneReport, prune_report
 from edge_lab.compress.quantize import StaticInt8, quantize, quantize_onnx
+from edge_lab.compress.teacher import TeacherCache, teacher_cache
+from edge_lab.compress.weight_only import (
+    WeightOnly,
+    expand_weights,
+    load_weights,
+    quantize_weights,
+    save_weights,
+)
 
-__all__ = ["StaticInt8", "quantize", "quantize_onnx"]
+__all__ = [
+    "Distill",
+    "DynamicInt8",
+    "Half",
+    "Layer",
+    "LayerChange",
+    "LayerReport",
+    "PruneReport",
+    "StaticInt8",
+    "Structured",
+    "TeacherCache",
+    "Unstructured",
+    "WeightOnly",
+    "distill",
+    "expand_weights",
+    "finetune",
+    "keep_labels",
+    "load_weights",
+    "prune",
+    "prune_report",
+    "quantize",
+    "quantize_dynamic",
+    "quantize_onnx",
+    "quantize_weights",
+    "quantized_layers",
+    "refresh_norm",
+    "save_weights",
+    "sparsity",
+    "teacher_cache",
+    "to_half",
+]
