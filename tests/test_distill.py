@@ -88,6 +88,7 @@ def test_a_student_learns_classes_from_a_teacher_alone(
     assert all(torch.equal(before[k], after[k]) for k in before)
     assert set(result.model.module.state_dict()) == set(student.module.state_dict())  # no projection left
     assert not any(m._forward_hooks for model in (teacher, result.model) for m in model.module.modules())
+    assert all(p.is_contiguous() for p in result.model.module.parameters())  # channels-last weights break exporters
     assert result.model.spec.weights == "stripes, distilled from net"
     assert all(epoch.images == 256 for epoch in result.history)
 

@@ -63,7 +63,10 @@ def fit(
     else:
         with locked(path):  # a second process waits, and then finds the work done
             _train(run, images, held_out, path, progress)
-    return FitResult(Model(run.module.eval(), spec), tuple(run.history), model.origin)
+    import torch
+
+    plain = run.module.eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    return FitResult(Model(plain, spec), tuple(run.history), model.origin)  # exporters stumble over channels-last
 
 
 def _cross_entropy(config: FitConfig) -> Objective:
