@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     import torch
 
 
+_CORRECTION_INPUTS = 16  # more change little, and all their activations are in memory at once
+
+
 @dataclass(frozen=True)
 class StaticInt8:
     """Static int8: activations per tensor (asymmetric), weights symmetric.
@@ -29,10 +32,15 @@ class StaticInt8:
         per_channel: one weight scale per output channel instead of one per tensor.
         fuse_relu6: quantize conv + ReLU6 as one unit. ExecuTorch's stock quantizer fuses conv + ReLU only and so
             quantizes the value before the clamp, which wastes most of the 256 steps on numbers that ReLU6 cuts off.
+        fuse_pad: add the zeros of a separate pad (TensorFlow's SAME padding) to the int8 values. The stock quantizer
+            converts to float, pads, and converts back.
+        correct_bias: let each layer's bias take back the shift that rounding gives its mean (`compress/correct.py`).
     """
 
     per_channel: bool = True
     fuse_relu6: bool = True
+    fuse_pad: bool = True
+    correct_bias: bool = True
 
 
 def quantize(
@@ -53,19 +61,11 @@ def quantize(
         InputError: no calibration inputs, or one of another shape or with NaN.
         ExportError: nothing in the module could be quantized.
     """
-    import torch
-
     config = config or StaticInt8()
-    check_calibration(calibration, example)
     with quiet():
-        from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+        from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
-        exported = torch.export.export(module, (torch.from_numpy(example),), strict=False)
-        prepared = prepare_pt2e(exported.module(check_guards=False), xnnpack_quantizer(config))
-        with torch.no_grad():
-            for x in calibration:
-                prepared(torch.from_numpy(x))
-        converted: torch.nn.Module = convert_pt2e(prepared)
+        converted: torch.nn.Module = convert_pt2e(_calibrated(module, example, calibration, config))
     if not any("quantize_per" in str(node.target) for node in converted.graph.nodes):  # type: ignore[union-attr]
         raise ExportError(
             "nothing in this model was quantized.",
@@ -73,6 +73,44 @@ def quantize(
             "use the fp32 target; an int8 label on it would be a lie.",
         )
     return converted
+
+
+def corrected(
+    module: torch.nn.Module, example: np.ndarray, calibration: Sequence[np.ndarray], config: StaticInt8 | None = None
+) -> torch.nn.Module:
+    """A float module ready for another int8 quantizer: batch norms folded, weights on the int8 grid, biases corrected.
+
+    Arguments and errors as for `quantize`. Its float outputs differ from the module's: only its int8 version is meant
+    to be used.
+    """
+    from edge_lab.compress.correct import without_observers
+
+    with quiet():
+        return without_observers(_calibrated(module, example, calibration, config or StaticInt8()))
+
+
+def _calibrated(
+    module: torch.nn.Module, example: np.ndarray, calibration: Sequence[np.ndarray], config: StaticInt8
+) -> Any:
+    import copy
+
+    import torch
+
+    check_calibration(calibration, example)
+    with quiet():
+        from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
+
+        own = copy.deepcopy(module)  # an exported module shares its weights, and they are changed below
+        exported = torch.export.export(own, (torch.from_numpy(example),), strict=False)
+        prepared = prepare_pt2e(exported.module(check_guards=False), xnnpack_quantizer(config))
+        with torch.no_grad():
+            for x in calibration:
+                prepared(torch.from_numpy(x.copy()))
+        if config.correct_bias:
+            from edge_lab.compress.correct import correct_biases
+
+            correct_biases(prepared, calibration[:_CORRECTION_INPUTS])
+    return prepared
 
 
 def check_calibration(calibration: Sequence[np.ndarray], example: np.ndarray) -> None:
@@ -108,32 +146,69 @@ def xnnpack_quantizer(config: StaticInt8) -> Any:
 
     class FusedClampQuantizer(XNNPACKQuantizer):  # type: ignore[misc]
         def annotate(self, model: Any) -> Any:
-            if config.fuse_relu6:
-                _annotate_conv_relu6(model, qconfig)
+            _annotate_convs(model, qconfig, config)
             return super().annotate(model)
 
     return FusedClampQuantizer().set_global(qconfig)
 
 
-def _annotate_conv_relu6(model: Any, qconfig: Any) -> None:
-    """Mark each conv whose only user is a ReLU6: quantize what goes in, and what leaves the clamp, not between."""
+def _annotate_convs(model: Any, qconfig: Any, config: StaticInt8) -> None:
+    """Mark the convolutions that the stock quantizer handles badly, so that it leaves them alone.
+
+    Conv + ReLU6: quantize what goes in, and what leaves the clamp, not between. Pad + conv: quantize before the pad,
+    so that the zeros are added to int8 values and the pad does not run in float between two conversions.
+    """
     import torch
     from torchao.quantization.pt2e.quantizer import QuantizationAnnotation
     from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
     aten = torch.ops.aten
-    clamps = (aten.hardtanh.default, aten.hardtanh_.default, aten.relu6.default, aten.relu6_.default)
-    for clamp in model.graph.nodes:
-        if clamp.target not in clamps:
+    for conv in list(model.graph.nodes):
+        if conv.target not in (aten.conv2d.default, aten.conv1d.default):
             continue
-        conv = clamp.args[0]
-        if conv.target not in (aten.conv2d.default, aten.conv1d.default) or len(conv.users) != 1:
+        user = next(iter(conv.users)) if len(conv.users) == 1 else None
+        clamp = user if user is not None and user.target in _clamps(config) else None
+        source = conv.args[0]
+        padded = config.fuse_pad and _is_zero_pad(source) and len(source.users) == 1
+        if clamp is None and not padded:
             continue
-        inputs = {conv.args[0]: qconfig.input_activation, conv.args[1]: qconfig.weight}
+        inputs = {conv.args[1]: qconfig.weight}
+        if padded:
+            source.meta[Q_ANNOTATION_KEY] = QuantizationAnnotation(
+                input_qspec_map={source.args[0]: qconfig.input_activation}, _annotated=True
+            )
+        else:
+            inputs[source] = qconfig.input_activation
         if len(conv.args) > 2 and conv.args[2] is not None:
             inputs[conv.args[2]] = qconfig.bias
-        conv.meta[Q_ANNOTATION_KEY] = QuantizationAnnotation(input_qspec_map=inputs, _annotated=True)
-        clamp.meta[Q_ANNOTATION_KEY] = QuantizationAnnotation(output_qspec=qconfig.output_activation, _annotated=True)
+        out = None if clamp is not None else qconfig.output_activation
+        conv.meta[Q_ANNOTATION_KEY] = QuantizationAnnotation(input_qspec_map=inputs, output_qspec=out, _annotated=True)
+        if clamp is not None:
+            clamp.meta[Q_ANNOTATION_KEY] = QuantizationAnnotation(
+                output_qspec=qconfig.output_activation, _annotated=True
+            )
+
+
+def _clamps(config: StaticInt8) -> tuple[Any, ...]:
+    import torch
+
+    aten = torch.ops.aten
+    relu = (aten.relu.default, aten.relu_.default)
+    relu6 = (aten.hardtanh.default, aten.hardtanh_.default, aten.relu6.default, aten.relu6_.default)
+    return relu + relu6 if config.fuse_relu6 else relu
+
+
+def _is_zero_pad(node: Any) -> bool:
+    """Whether a node adds zeros, and only adds, at the borders of an image."""
+    import torch
+
+    aten = torch.ops.aten
+    if getattr(node, "target", None) not in (aten.pad.default, aten.constant_pad_nd.default):
+        return False
+    amounts, *rest = node.args[1:]
+    mode = rest.pop(0) if rest and isinstance(rest[0], str) else "constant"
+    value = rest[0] if rest else 0
+    return mode == "constant" and not value and len(amounts) <= 4 and min(amounts) >= 0
 
 
 def quantize_onnx(

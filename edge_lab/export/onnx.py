@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from edge_lab.bundle import Runtime
-from edge_lab.compress.quantize import check_calibration, quantize_onnx
+from edge_lab.compress.quantize import check_calibration, corrected, quantize_onnx
 from edge_lab.errors import ExportError
 from edge_lab.export.exported import exported_program
 from edge_lab.export.made_with import version_of
@@ -22,7 +23,9 @@ def export_onnx(job: Job) -> Program:
     else:
         check_calibration(job.calibration, job.example)
         full = job.folder / "fp32.onnx"
-        _write(job, full)
+        recipe = job.target.quantize
+        ready = corrected(job.module, job.example, job.calibration, recipe) if recipe.correct_bias else job.module
+        _write(replace(job, module=ready), full)
         with quiet():
             quantize_onnx(full, path, job.calibration, job.target.quantize)
         full.unlink()

@@ -1,0 +1,151 @@
+"""Bias correction: take back the shift that rounding gives to every channel's mean.
+
+Rounding a filter's weights changes its mean response, and what follows a ReLU is not centred on zero, so the error does
+not average out: it adds up from layer to layer. Here the network runs twice on calibration inputs, in float and as int8
+will compute it, layer by layer; each layer's bias takes up the difference of the two means before the next layer runs.
+Method: M. Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV 2019, section
+4.2 (the empirical variant).
+
+Import this file lazily: it needs torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+
+_LAYERS = (torch.ops.aten.conv1d.default, torch.ops.aten.conv2d.default, torch.ops.aten.linear.default)
+
+
+def correct_biases(prepared: fx.GraphModule, calibration: Sequence[np.ndarray]) -> int:
+    """Correct the biases of a model that `prepare_pt2e` made and that has seen its calibration inputs. In place.
+
+    Args:
+        prepared: observers in place and calibrated. Its weights are rounded to the grid that their observers give, so
+            that `convert_pt2e` afterwards stores exactly what was corrected here.
+        calibration: a few real inputs, float32 with the example's shape; 16 are enough.
+
+    Returns:
+        Number of layers corrected. Layers without a bias stay as they are.
+    """
+    twin = _Twin(prepared, [torch.from_numpy(x) for x in calibration])
+    with torch.no_grad():
+        for node in prepared.graph.nodes:
+            twin.step(node)
+    return twin.corrected
+
+
+def without_observers(prepared: fx.GraphModule) -> fx.GraphModule:
+    """The float model inside a prepared one: same weights and biases, no observers. For other quantizers."""
+    import copy
+
+    plain = copy.deepcopy(prepared)
+    for node in list(plain.graph.nodes):
+        if _is_observer(node):
+            node.replace_all_uses_with(node.args[0])
+            plain.graph.erase_node(node)
+    plain.graph.eliminate_dead_code()
+    plain.recompile()
+    return plain
+
+
+def _is_observer(node: fx.Node) -> bool:
+    return node.op == "call_module" and "activation_post_process" in str(node.target)
+
+
+class _Twin:
+    """Runs a prepared graph node by node on all inputs, in float (`exact`) and in simulated int8 (`rounded`)."""
+
+    def __init__(self, graph_module: fx.GraphModule, inputs: list[torch.Tensor]) -> None:
+        self.graph_module, self.inputs, self.corrected = graph_module, inputs, 0
+        self.exact: dict[fx.Node, list[Any]] = {}
+        self.rounded: dict[fx.Node, list[Any]] = {}
+        self.last_use = {a: node for node in graph_module.graph.nodes for a in node.all_input_nodes}
+
+    def step(self, node: fx.Node) -> None:
+        count = range(len(self.inputs))
+        if node.op == "placeholder":
+            self.exact[node] = self.rounded[node] = list(self.inputs)
+        elif node.op == "get_attr":
+            self.exact[node] = self.rounded[node] = [self._attribute(node)] * len(self.inputs)
+        elif node.op == "call_module":
+            self._observer(node)
+        elif node.op == "call_function":
+            self.exact[node] = [self._call(node, self.exact, i) for i in count]
+            self.rounded[node] = [self._call(node, self.rounded, i) for i in count]
+            if node.target in _LAYERS:
+                self._correct(node)
+        for used in node.all_input_nodes:
+            if self.last_use[used] is node:  # activations are large
+                self.exact.pop(used, None)
+                self.rounded.pop(used, None)
+
+    def _attribute(self, node: fx.Node) -> torch.Tensor:
+        value: Any = self.graph_module
+        for part in str(node.target).split("."):
+            value = getattr(value, part)
+        assert isinstance(value, torch.Tensor)
+        return value
+
+    def _call(self, node: fx.Node, values: dict[fx.Node, list[Any]], i: int) -> Any:
+        writes = str(node.target).split(".")[-2].endswith("_") if "." in str(node.target) else False
+
+        def value(arg: fx.Node) -> Any:
+            found = values[arg][i]
+            return found.clone() if writes and isinstance(found, torch.Tensor) else found
+
+        args, kwargs = fx.node.map_arg(node.args, value), fx.node.map_arg(node.kwargs, value)
+        assert callable(node.target)
+        return node.target(*args, **kwargs)
+
+    def _observer(self, node: fx.Node) -> None:
+        source = node.args[0]
+        assert isinstance(source, fx.Node)
+        observer: Any = self.graph_module.get_submodule(str(node.target))
+        if source.op == "get_attr":
+            weight = self._attribute(source)
+            exact = weight.clone()
+            observer(weight)
+            weight.copy_(_round(weight, observer))
+            self.exact[node], self.rounded[node] = [exact] * len(self.inputs), [weight] * len(self.inputs)
+            return
+        self.exact[node] = self.exact[source]
+        self.rounded[node] = [_round(x, observer) for x in self.rounded[source]]
+
+    def _correct(self, node: fx.Node) -> None:
+        bias = node.args[2] if len(node.args) > 2 else None
+        while isinstance(bias, fx.Node) and bias.op == "call_module":
+            bias = bias.args[0]  # type: ignore[assignment]
+        if not isinstance(bias, fx.Node) or bias.op != "get_attr":
+            return
+        channel = -1 if node.target is torch.ops.aten.linear.default else 1
+        shift = torch.stack(
+            [_mean(e - r, channel) for e, r in zip(self.exact[node], self.rounded[node], strict=True)]
+        ).mean(0)
+        self._attribute(bias).add_(shift)
+        shape = [1] * self.exact[node][0].ndim
+        shape[channel] = -1
+        self.rounded[node] = [r + shift.reshape(shape) for r in self.rounded[node]]
+        self.corrected += 1
+
+
+def _mean(x: torch.Tensor, channel: int) -> torch.Tensor:
+    return x.movedim(channel, 0).flatten(1).mean(1)
+
+
+def _round(x: torch.Tensor, observer: Any) -> torch.Tensor:
+    """What quantizing and dequantizing makes of x, with the observer's scale and zero point."""
+    if not hasattr(observer, "quant_min") or not x.is_floating_point():
+        return x
+    scale, zero_point = observer.calculate_qparams()
+    if scale.numel() > 1:
+        shape = [1] * x.ndim
+        shape[observer.ch_axis] = -1
+        scale, zero_point = scale.reshape(shape), zero_point.reshape(shape)
+    steps = torch.clamp(torch.round(x / scale) + zero_point, observer.quant_min, observer.quant_max)
+    rounded: torch.Tensor = (steps - zero_point) * scale
+    return rounded
