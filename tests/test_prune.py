@@ -295,6 +295,11 @@ def test_a_forward_method_with_fixed_widths_is_refused() -> None:
     assert "keep" in caught.value.fix
 
 
+def test_a_layer_to_keep_must_exist() -> None:
+    with pytest.raises(InputError, match=r"(?s)'stm'.*stem, wide\.0"):
+        prune(model(), Structured(0.5, keep=("stm",)))
+
+
 def test_broken_weights_and_recorded_graphs_are_refused() -> None:
     broken = model()
     with torch.no_grad():

@@ -3,7 +3,8 @@
 from edge_lab.compress.distill import Distill, distill, keep_labels
 from edge_lab.compress.dynamic import DynamicInt8, Half, quantize_dynamic, to_half
 from edge_lab.compress.layers import Layer, LayerReport, quantized_layers
-from edge_lab.compress.prune import Structured, Unstructured, finetune, prune, refresh_norm, sparsity
+from edge_lab.compress.norm import refresh_norm
+from edge_lab.compress.prune import Structured, Unstructured, finetune, prune, sparsity
 from edge_lab.compress.prune_report import LayerChange, PruneReport, prune_report
 from edge_lab.compress.quantize import StaticInt8, quantize, quantize_onnx
 from edge_lab.compress.teacher import TeacherCache, teacher_cache

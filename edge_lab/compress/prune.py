@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from edge_lab.errors import InputError
 from edge_lab.train import FitConfig, FitResult, fit
-from edge_lab.train.pixels import load_pixels
 from edge_lab.zoo import Model
 
 if TYPE_CHECKING:
@@ -130,45 +129,6 @@ def finetune(
     return result
 
 
-def refresh_norm(model: Model, images: ImageSet, batch_size: int = 100) -> Model:
-    """A copy whose batch norms hold the statistics of these images; no weight changes and no label is read.
-
-    Pruning changes what arrives at a batch norm, which then still subtracts and divides by the old mean and variance.
-    Measuring them anew costs one pass over some hundred images and often brings back most of the loss.
-
-    Args:
-        model: with batch norm; its spec has image preprocessing.
-        images: at least `batch_size` of what the model will see; more are averaged.
-        batch_size: images at a time.
-
-    Raises:
-        InputError: there is no batch norm with statistics in the model, or not one whole batch of images.
-    """
-    import torch
-    from torch.nn.modules.batchnorm import _BatchNorm
-
-    pixels = load_pixels(images, model.spec)
-    module = copy.deepcopy(model.module).eval()
-    norms = [layer for layer in module.modules() if isinstance(layer, _BatchNorm) and layer.track_running_stats]
-    if not norms or len(pixels.y) < batch_size:
-        raise InputError(
-            f"the batch norms of {model.spec.name} can't be refreshed.",
-            f"it has {len(norms)} of them, and there are {len(pixels.y)} images for batches of {batch_size}.",
-            "use it on a network with batch norm (before export folds it away), with a few hundred images.",
-        )
-    momentum = [layer.momentum for layer in norms]
-    for layer in norms:
-        layer.reset_running_stats()
-        layer.momentum = None  # the plain average of all batches
-        layer.train()
-    with torch.no_grad():
-        for x in pixels.x[: len(pixels.y) // batch_size * batch_size].split(batch_size):  # type: ignore[no-untyped-call]
-            module(pixels.normalised(x))
-    for layer, before in zip(norms, momentum, strict=True):
-        layer.momentum = before
-    return replace(model, module=module.eval(), origin=None)
-
-
 def sparsity(model: Model) -> float:
     """Share of zeros among the weights of all convolutions and linear layers, 0 to 1."""
     weights = [layer.weight for _, layer in weighted_layers(model.module)]
@@ -262,9 +222,7 @@ def _remove_channels(module: nn.Module, model: Model, config: Structured) -> Non
     module.requires_grad_(True)  # the dependency graph is read off autograd's
     x = torch.rand(shape, generator=torch.Generator().manual_seed(0), requires_grad=True)
     layers = dict(weighted_layers(module))
-    kept = _output_layers(module, x) | {
-        layer for key, layer in layers.items() if any(fnmatch(key, pattern) for pattern in config.keep)
-    }
+    kept = _output_layers(module, x) | _named(layers, name, config.keep)
     free = {layer: _left(output_channels(layer), config) for layer in layers.values() if layer not in kept}
     if not free:
         raise _nothing(name, f"each of its {len(layers)} layers with weights makes the output, or is named in keep.")
@@ -286,6 +244,17 @@ def _remove_channels(module: nn.Module, model: Model, config: Structured) -> Non
     for key, parameter in module.named_parameters():
         parameter.requires_grad_(key not in frozen)
         parameter.grad = None
+
+
+def _named(layers: dict[str, Any], name: str, patterns: tuple[str, ...]) -> set[Any]:
+    for pattern in patterns:
+        if not any(fnmatch(key, pattern) for key in layers):
+            raise InputError(
+                f"Structured(keep=...) names {pattern!r}; {name} has no such layer with weights.",
+                f"its layers are {', '.join(list(layers)[:4])}{', ...' if len(layers) > 4 else ''}.",
+                "write a name as model.module.named_modules() gives it, or a pattern such as 'features.1.*'.",
+            )
+    return {layer for key, layer in layers.items() if any(fnmatch(key, pattern) for pattern in patterns)}
 
 
 def _pruner(
