@@ -226,6 +226,33 @@ def test_four_bit_dynamic_leaves_layers_that_do_not_divide() -> None:
     assert [layer.bits for layer in quantized_layers(quantized.module).layers] == [4, 32]
 
 
+def _lowered(module: nn.Module, x: np.ndarray) -> tuple[bytes, list[str]]:
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+
+    program = torch.export.export(module, (torch.from_numpy(x),), strict=False)
+    edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+    calls = [str(n.target) for n in edge.exported_program().graph.nodes if n.op == "call_function"]
+    return edge.to_executorch().buffer, [c for c in calls if "delegate" not in c and "getitem" not in c]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("bits", "smaller"), [(8, 3.3), (4, 5)])
+def test_dynamic_linear_layers_reach_xnnpack(bits: int, smaller: float) -> None:
+    """All of them are delegated, the program is smaller, and it computes what the quantized model computes."""
+    from edge_lab.runtime import executorch_bindings
+
+    model = _wrap(nn.Sequential(nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 64)), (1, 256))
+    quantized = quantize_dynamic(model, DynamicInt8("executorch", weight_bits=bits))  # type: ignore[arg-type]
+    x = _input((1, 256))
+    (full, _), (small, outside) = _lowered(model.module, x), _lowered(quantized.module, x)
+    assert outside == []
+    assert len(full) / len(small) > smaller
+    (got,) = executorch_bindings()._load_for_executorch_from_buffer(small).forward((torch.from_numpy(x),))
+    want = _run(quantized, x)
+    assert np.abs(got.numpy() - want).max() < 0.03 * np.abs(want).max()
+
+
 @pytest.mark.parametrize(("dtype", "error"), [("float16", 0.005), ("bfloat16", 0.05)])
 def test_half_takes_and_returns_float32(dtype: str, error: float) -> None:
     model = _wrap(Good())
@@ -237,6 +264,16 @@ def test_half_takes_and_returns_float32(dtype: str, error: float) -> None:
     assert {(layer.bits, layer.compute) for layer in report.layers} == {(16, dtype)}
     assert report.before == 2 * report.after
     assert half.spec.name == f"net-{dtype}"
+
+
+def test_bfloat16_can_be_exported(tmp_path: Path) -> None:
+    model = _wrap(Big())
+    full, half = (
+        edge_lab.to(m, "linux-pt2-fp32", out=tmp_path, golden=[_input()])
+        for m in (model, to_half(model, Half("bfloat16")))
+    )
+    assert full.program_bytes / half.program_bytes > 1.5
+    assert 20 < float(half.metrics["sqnr_db"] or 0)
 
 
 def test_float16_refuses_a_weight_that_would_overflow() -> None:

@@ -2,7 +2,7 @@
 
 Which file gets smaller: `save_weights` (safetensors), `zoo.save` (.pt), and programs that keep the integers and widen
 them when they are loaded or run: linux-onnx-fp32 (ONNX Runtime widens once, at load) and linux-pt2-fp32 (widens at
-every call). TorchScript's freeze and Core ML fold the weights back to floats, so those files stay as large as before;
+every call). TorchScript's freeze folds the weights back to floats, so that file stays as large as before;
 XNNPACK takes no convolution whose weights are computed, so a .pte becomes small and slow. Nothing gets faster.
 
 Method: round to nearest, symmetric, the largest magnitude of a channel (group, tensor) becomes the largest integer.

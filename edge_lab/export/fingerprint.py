@@ -28,10 +28,13 @@ def fingerprint(
     module: torch.nn.Module, spec: ModelSpec, target: Target, calibration: Iterable[np.ndarray], golden: Iterable[bytes]
 ) -> str:
     """Hex SHA-256 over weights, module code, spec, target, all inputs, versions, and this package's own code."""
+    import torch
+
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().contiguous().cpu().numpy().tobytes())
+        raw = tensor.detach().contiguous().cpu().flatten().view(torch.uint8)  # NumPy has no bfloat16
+        digest.update(raw.numpy().tobytes())
     digest.update(repr(module).encode())
     digest.update(_sources(module).encode())
     digest.update(
