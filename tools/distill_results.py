@@ -1,6 +1,6 @@
 """Measures what distillation adds, for docs/results/distillation.md: students alone and taught, several seeds.
 
-    python tools/distill_results.py [--seeds 3 4 5] [--steps 420] [--labels 1000] [--pictures 6000]
+    python tools/distill_results.py [--seeds 3 4 5] [--steps 420] [--labels 1000] [--pictures 6000] [--views 3]
 
 Needs labs/checkpoints/teacher_digits.safetensors. Every kind starts from the same weights for the same seed and takes
 the same number of steps.
@@ -46,7 +46,10 @@ def kinds(teacher: Model, options: argparse.Namespace) -> dict[str, Callable[[in
     few, mixed = pool.take(options.labels), keep_labels(pool, options.labels)
     watch = data.load("digits", "val").take(100)
     fit = train.FitConfig(batch_size=BATCH, lr=0.1)
-    caches = {id(s): teacher_cache(teacher, student(teacher, 0), s, fit, views=3, features=True) for s in (few, mixed)}
+    caches = {
+        id(s): teacher_cache(teacher, student(teacher, 0), s, fit, views=options.views, features=True)
+        for s in (few, mixed)
+    }
 
     def plain(images: data.ImageSet) -> Callable[[int], Model]:
         return lambda seed: train.fit(student(teacher, seed), images, watch, during(images, seed), progress=False).model
@@ -88,6 +91,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--steps", type=int, default=420)
     parser.add_argument("--labels", type=int, default=1000)
     parser.add_argument("--pictures", type=int, default=6000)
+    parser.add_argument("--views", type=int, default=3, help="fixed views of each picture in the teacher's cache")
     options = parser.parse_args(arguments)
     teacher, test = zoo.create("tinynet", weights=str(TEACHER)), data.load("digits", "test")
     print(f"teacher: {train.evaluate_module(teacher, test).top1:.2f} %")
