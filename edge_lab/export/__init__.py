@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edge_lab.bundle import Bundle
+from edge_lab.compress.quantized import has_quantized_graph, is_quantized
 from edge_lab.errors import BundleError, EdgeLabError, ExportError, InputError
 
 # Importing an exporter registers its targets; none of them imports its converter before it is used.
@@ -80,8 +81,10 @@ def build(
     """What `to` does, and whether the bundle was reused."""
     goal = target(target_name)
     folder = Path(out) / model.spec.name.replace("/", "_").replace(":", "_") / goal.kind
+    _check_quantized(model, goal)
     pictures = _golden_inputs(golden, model.spec)
-    inputs, source = _calibration_inputs(calibration, model.spec) if goal.precision == "int8" else ([], None)
+    calibrate = goal.precision == "int8" and not has_quantized_graph(model.module)
+    inputs, source = _calibration_inputs(calibration, model.spec) if calibrate else ([], None)
     key = fingerprint(model.module, model.spec, goal, inputs, [_bytes(p) for p in pictures])
     with locked(folder):
         bundle = None if force else _reusable(folder, key)
@@ -90,6 +93,16 @@ def build(
         with writing_folder(folder) as temporary:
             _write(model, goal, inputs, source, pictures, key, temporary)
         return Built(Bundle.load(folder), False)
+
+
+def _check_quantized(model: Model, goal: Target) -> None:
+    """A quantized model goes to the backend its graph was made for, and is called by its name."""
+    if is_quantized(model.module) and not (goal.kind == "xnnpack-int8" and has_quantized_graph(model.module)):
+        raise InputError(
+            f"{model.spec.name} is already quantized; it can't become {goal.name}.",
+            "a graph with quantize operators can be lowered for XNNPACK int8 only; rounding it again adds error.",
+            'use "android-xnnpack-int8", or start from the float32 model it was made from.',
+        )
 
 
 def _reusable(folder: Path, key: str) -> Bundle | None:

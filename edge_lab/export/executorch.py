@@ -6,6 +6,7 @@ from typing import Any
 
 from edge_lab.bundle import Runtime
 from edge_lab.compress.quantize import quantize
+from edge_lab.compress.quantized import has_quantized_graph
 from edge_lab.export.made_with import version_of
 from edge_lab.export.target import Job, Program, exporter
 from edge_lab.quiet import quiet
@@ -17,7 +18,9 @@ def export_xnnpack(job: Job) -> Program:
     import torch
 
     module = job.module
-    if job.target.precision == "int8":
+    if has_quantized_graph(module):
+        pass  # by quantization-aware training, say; `build` lets only int8 come here
+    elif job.target.precision == "int8":
         module = quantize(module, job.example, job.calibration, job.target.quantize)
     elif job.target.precision == "fp16":
         from edge_lab.export.wrap import HalfInside

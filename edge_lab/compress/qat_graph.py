@@ -1,0 +1,225 @@
+"""The graph behind `qat`: fake quantization, its phases, its conversion. Imports torch at the top: import it lazily."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from edge_lab.compress.quantized import has_quantized_graph
+from edge_lab.errors import ExportError
+
+if TYPE_CHECKING:
+    from edge_lab.compress.qat import QAT
+
+aten = torch.ops.aten
+_DROPOUTS = (aten.dropout.default, aten.dropout_.default, aten.feature_dropout.default, aten.feature_dropout_.default)
+_CLAMPS = (aten.hardtanh.default, aten.hardtanh_.default, aten.relu6.default, aten.relu6_.default)
+_CONVS = (aten.conv1d.default, aten.conv2d.default)
+_TORCHAO_EPS = 1e-5  # written into torchao's patterns of conv + batch norm
+
+
+class Trainee(nn.Module):
+    """A prepared graph that knows how far its training is, and freezes its parts in time.
+
+    The step count is a buffer, so that a checkpoint carries it: a resumed run freezes at the same step. While not
+    training, nothing is observed. `first` is a batch of inputs: where the ranges start from.
+    """
+
+    step: Tensor
+
+    def __init__(self, prepared_graph: fx.GraphModule, config: QAT, steps: int, first: Tensor) -> None:
+        super().__init__()
+        self.inner = prepared_graph
+        self.observe_until = round(config.freeze_observers_at * steps)
+        self.normalise_until = round(config.freeze_batch_norm_at * steps)
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+        # Never read: it makes a checkpoint of another recipe another run.
+        recipe = [config.weight_bits, int(config.per_channel), self.observe_until, self.normalise_until]
+        self.register_buffer("recipe", torch.tensor(recipe))
+        _set_mode(prepared_graph, dropout=False, batch_norm=False)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # the same ranges for any number of threads: a checkpoint starts from them
+        with torch.no_grad():
+            prepared_graph(first)
+        torch.set_num_threads(threads)
+        self.eval()
+
+    def train(self, mode: bool = True) -> Trainee:
+        """Like nn.Module.train; a captured graph has no such switch, so its nodes are rewritten."""
+        self.training = mode
+        self._enter_phase()
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (N, C, H, W) to scores (N, classes), rounded as on the device."""
+        if self.training:
+            if int(self.step) in (self.observe_until, self.normalise_until):
+                self._enter_phase()
+            self.step += 1
+        return self.inner(x)  # type: ignore[no-any-return]
+
+    def _enter_phase(self) -> None:
+        from torchao.quantization.pt2e import FakeQuantizeBase
+
+        step = int(self.step)
+        for module in self.inner.modules():
+            if isinstance(module, FakeQuantizeBase):
+                module.enable_observer(self.training and step < self.observe_until)
+        _set_mode(self.inner, dropout=self.training, batch_norm=self.training and step < self.normalise_until)
+
+
+def _set_mode(graph: fx.GraphModule, *, dropout: bool, batch_norm: bool) -> None:
+    """Switch dropout and batch normalisation of a captured graph to training (True) or inference.
+
+    torchao's move_exported_model_to_train/eval do this too, but replace every batch norm by one with the default
+    eps and momentum: a network with eps = 1e-3 (MobileNetV3) would silently compute something else.
+    """
+    for node in graph.graph.nodes:
+        if node.target == aten.batch_norm.default:
+            node.update_arg(5, batch_norm)
+        elif node.target in _DROPOUTS:
+            node.update_arg(2, dropout)
+    graph.recompile()
+
+
+def _batch_norms(graph: fx.GraphModule) -> dict[str, fx.Node]:
+    """Batch norm nodes by the name of their running variance."""
+    return {
+        str(node.args[4].target): node  # type: ignore[union-attr]
+        for node in graph.graph.nodes
+        if node.target == aten.batch_norm.default
+    }
+
+
+def _set_eps(norm: fx.Node, eps: float) -> None:
+    """Change eps of a batch norm, and of the sqrt(variance + eps) that torchao puts before its convolution."""
+    norm.update_arg(7, eps)
+    for user in list(norm.args[4].users):  # type: ignore[union-attr]
+        if user.target == aten.add.Tensor:
+            user.update_arg(1, eps)
+
+
+def prepared(graph: fx.GraphModule, config: QAT) -> fx.GraphModule:
+    """Insert fake quantization for training into a captured graph (changes it)."""
+    from torchao.quantization.pt2e.quantize_pt2e import prepare_qat_pt2e
+
+    own = {name: node.args[6:8] for name, node in _batch_norms(graph).items()}  # momentum, eps
+    ready: fx.GraphModule = prepare_qat_pt2e(graph, _quantizer(config, training=True))
+    for name, node in _batch_norms(ready).items():
+        momentum, eps = own[name]
+        node.update_arg(6, momentum)
+        _set_eps(node, float(eps))  # type: ignore[arg-type]
+    ready.recompile()
+    return ready
+
+
+def convert_trainee(trainee: Trainee) -> nn.Module:
+    """From fake quantization to integers (changes the trainee)."""
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
+
+    trainee.eval()
+    graph = trainee.inner
+    buffers = dict(graph.named_buffers())
+    for name, node in _batch_norms(
+        graph
+    ).items():  # convert folds with its own eps: move the difference to the variance
+        with torch.no_grad():
+            buffers[name] += float(node.args[7]) - _TORCHAO_EPS  # type: ignore[arg-type]
+        _set_eps(node, _TORCHAO_EPS)
+    graph.recompile()
+    return _finished(convert_pt2e(graph))
+
+
+def calibrated(graph: fx.GraphModule, config: QAT, batches: Iterable[Tensor]) -> nn.Module:
+    """Post-training quantization of a captured graph with the ranges of some batches."""
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+    ready = prepare_pt2e(graph, _quantizer(config, training=False))
+    with torch.no_grad():
+        for x in batches:
+            ready(x)
+    return _finished(convert_pt2e(ready))
+
+
+def _finished(graph: fx.GraphModule) -> nn.Module:
+    if not has_quantized_graph(graph):
+        raise ExportError(
+            "nothing in this model was quantized.",
+            "it has no layer that the XNNPACK quantizer knows (conv, linear, add, mul, average pool, cat).",
+            "use it in float32; an int8 label on it would be a lie.",
+        )
+    for node in graph.graph.nodes:  # XNNPACK takes a range of -8 to 7 for its packed 4-bit format, which no conv has
+        if "dequantize_per" in str(node.target):
+            place = 4 if "channel" in str(node.target) else 3
+            node.update_arg(place, -128)
+            node.update_arg(place + 1, 127)
+    graph.recompile()
+    for name in ("train", "eval"):  # torchao forbids both; nothing in this graph depends on the mode any more
+        graph.__dict__.pop(name, None)
+    graph.requires_grad_(False)
+    return graph.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload, no-any-return]
+
+
+def _quantizer(config: QAT, *, training: bool) -> Any:
+    """ExecuTorch's XNNPACKQuantizer with the weight range of the config, and with conv + ReLU6 as one unit."""
+    from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
+        XNNPACKQuantizer,
+        get_symmetric_quantization_config,
+    )
+    from torchao.quantization.pt2e import MinMaxObserver
+
+    low, high = config.weight_range
+    qconfig = get_symmetric_quantization_config(
+        is_per_channel=config.per_channel, is_qat=training, weight_qmin=low, weight_qmax=high
+    )
+    if training:
+        # The stock ranges follow 1 % of each batch and lag behind in a short run: follow a tenth, and weights at once.
+        activation = _observed_by(qconfig.input_activation, averaging_constant=0.1)
+        qconfig = replace(qconfig, weight=_observed_by(qconfig.weight, averaging_constant=1.0))
+    else:  # the stock histogram is minutes slower on a CPU
+        observer = MinMaxObserver.with_args(eps=2**-12)
+        activation = replace(qconfig.input_activation, observer_or_fake_quant_ctr=observer)
+    qconfig = replace(qconfig, input_activation=activation, output_activation=activation)
+
+    class FusedClampQuantizer(XNNPACKQuantizer):  # type: ignore[misc]
+        def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
+            for node in model.graph.nodes:
+                if node.target in _CLAMPS:
+                    _annotate_clamp(node, qconfig)
+            return super().annotate(model)  # type: ignore[no-any-return]
+
+    return FusedClampQuantizer().set_global(qconfig)
+
+
+def _observed_by(spec: Any, averaging_constant: float) -> Any:
+    """A quantization spec whose ranges follow the given share of every batch.
+
+    Not torchao's fused operator: its symmetric scale, max(-min / 2^(b-1), max / (2^(b-1) - 1)), is not the one that
+    convert_pt2e computes from the same range, max(-min, max) / (2^b - 1) * 2. Hardly seen at 8 bits, ruin at 2.
+    """
+    from torchao.quantization.pt2e import FakeQuantize
+
+    stock = spec.observer_or_fake_quant_ctr.p.keywords  # the observer class, and the smallest scale
+    made = FakeQuantize.with_args(**stock, averaging_constant=averaging_constant)
+    return replace(spec, observer_or_fake_quant_ctr=made)
+
+
+def _annotate_clamp(clamp: fx.Node, qconfig: Any) -> None:
+    """Conv (+ batch norm) + ReLU6: quantize what enters the conv and what leaves the clamp, nothing between."""
+    from torchao.quantization.pt2e.quantizer import QuantizationAnnotation
+    from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
+
+    conv = clamp.args[0]
+    if isinstance(conv, fx.Node) and conv.target == aten.batch_norm.default and len(conv.users) == 1:
+        conv = conv.args[0]
+    if not isinstance(conv, fx.Node) or conv.target not in _CONVS or len(conv.users) != 1:
+        return
+    inputs = {conv.args[0]: qconfig.input_activation, conv.args[1]: qconfig.weight}
+    if len(conv.args) > 2 and conv.args[2] is not None:
+        inputs[conv.args[2]] = qconfig.bias
+    conv.meta[Q_ANNOTATION_KEY] = QuantizationAnnotation(input_qspec_map=inputs, _annotated=True)
+    clamp.meta[Q_ANNOTATION_KEY] = QuantizationAnnotation(output_qspec=qconfig.output_activation, _annotated=True)
