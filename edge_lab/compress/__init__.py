@@ -6,6 +6,7 @@ from edge_lab.compress.layers import Layer, LayerReport, quantized_layers
 from edge_lab.compress.norm import refresh_norm
 from edge_lab.compress.prune import Structured, Unstructured, finetune, prune, sparsity
 from edge_lab.compress.prune_report import LayerChange, PruneReport, prune_report
+from edge_lab.compress.qat import QAT, QATResult, post_training, qat
 from edge_lab.compress.quantize import StaticInt8, quantize, quantize_onnx
 from edge_lab.compress.teacher import TeacherCache, teacher_cache
 from edge_lab.compress.weight_only import (
@@ -17,6 +18,7 @@ from edge_lab.compress.weight_only import (
 )
 
 __all__ = [
+    "QAT",
     "Distill",
     "DynamicInt8",
     "Half",
@@ -24,6 +26,7 @@ __all__ = [
     "LayerChange",
     "LayerReport",
     "PruneReport",
+    "QATResult",
     "StaticInt8",
     "Structured",
     "TeacherCache",
@@ -34,8 +37,10 @@ __all__ = [
     "finetune",
     "keep_labels",
     "load_weights",
+    "post_training",
     "prune",
     "prune_report",
+    "qat",
     "quantize",
     "quantize_dynamic",
     "quantize_onnx",
