@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import re
 import sys
 import warnings
 import zipfile
@@ -122,26 +124,62 @@ def _pt2(bundle: Bundle, threads: int) -> Run:
     return _torch_run(program.module(check_guards=False), threads)
 
 
-def refuse_code(path: Path) -> None:
-    """Raise BundleError if a .pt2 archive holds pickled objects other than tensors.
+_PT2_MEMBERS = re.compile(
+    r"[^/]+/(models/[^/]+\.json|data/(weights|constants|sample_inputs)/[^/]+|extra/.+|\.data/.+|"
+    r"archive_format|archive_version|byteorder|version)"
+)
+_PLAIN_SIZE = re.compile(r"[su\d\s+*/().<>=-]*")  # symbols s0, u1 and arithmetic; no name that could be called
 
-    torch.export.load falls back to full unpickling, which runs whatever code the file names.
+
+def refuse_code(path: Path) -> None:
+    """Raise BundleError if a .pt2 archive holds anything that would run code when it is loaded.
+
+    torch.export.load unpickles what the archive marks as pickled, falls back to full unpickling of sample inputs,
+    evaluates size expressions, and loads compiled libraries. Raw tensors, which are the rule, need none of that.
     """
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        if len(set(names)) != len(names):
+            raise _unsafe(path, "it holds two members of one name")
+        for name in names:
+            if not _PT2_MEMBERS.fullmatch(name):
+                raise _unsafe(path, f"it holds {name}, which is no part of an exported program")
+            if name.endswith(".pt") and not _only_tensors(archive.read(name)):
+                raise _unsafe(path, f"{name} holds a pickle that is more than tensors")
+            if name.endswith("_config.json") and "/data/" in name:
+                _check_payloads(path, archive, name)
+            elif "/models/" in name:
+                sizes = re.findall(r'"expr_str":\s*"((?:[^"\\]|\\.)*)"', archive.read(name).decode("utf-8"))
+                if not all(_PLAIN_SIZE.fullmatch(size) for size in sizes):
+                    raise _unsafe(path, f"{name} holds a size that is not plain arithmetic")
+
+
+def _check_payloads(path: Path, archive: zipfile.ZipFile, config: str) -> None:
+    folder = config.rsplit("/", 1)[0]
+    for entry in json.loads(archive.read(config))["config"].values():
+        name = str(entry["path_name"])
+        if not re.fullmatch(r"(weight|tensor)_\w+", name):
+            raise _unsafe(path, f"{folder}/{name} is a pickled object")
+        if entry["use_pickle"] and not _only_tensors(archive.read(f"{folder}/{name}")):
+            raise _unsafe(path, f"{folder}/{name} holds a pickle that is more than tensors")
+
+
+def _only_tensors(content: bytes) -> bool:
     import torch
 
-    with zipfile.ZipFile(path) as archive:
-        for name in archive.namelist():
-            content = archive.read(name) if not name.endswith(".json") else b""
-            if not (content[:4] == b"PK\x03\x04" or content[:1] == b"\x80" or name.endswith(".pt")):
-                continue
-            try:
-                torch.load(io.BytesIO(content), weights_only=True)
-            except Exception as error:
-                raise BundleError(
-                    f"{path} was refused: {name} holds a pickle that is more than tensors.",
-                    "unpickling it would run whatever code the file names.",
-                    "export the model again from its source; never load such a file from elsewhere.",
-                ) from error
+    try:
+        torch.load(io.BytesIO(content), weights_only=True)
+    except Exception:  # the restricted unpickler raises many kinds
+        return False
+    return True
+
+
+def _unsafe(path: Path, what: str) -> BundleError:
+    return BundleError(
+        f"{path} was refused: {what}.",
+        "loading it would run whatever code the file names.",
+        "export the model again from its source; never load such a file from elsewhere.",
+    )
 
 
 def _onnx(bundle: Bundle, threads: int) -> Run:

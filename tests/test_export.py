@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import pickle
 import zipfile
 from pathlib import Path
@@ -210,16 +211,48 @@ class Evil:
         return (exec, ("import pathlib; pathlib.Path('pwned').touch()",))
 
 
-@pytest.mark.parametrize("member", ["model/data/sample_inputs/model.pt", "model/data/constants/evil"])
-def test_a_pt2_with_code_in_it_is_refused(member: str, artifacts: Path, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    good = (to(nets.good(), "linux-pt2-fp32", out=artifacts).program_path).read_bytes()
+def repacked(artifacts: Path, change: dict[str, bytes]) -> bytes:
+    """A good .pt2 with some members replaced or added."""
+    good = to(nets.good(), "linux-pt2-fp32", out=artifacts).program_path.read_bytes()
     evil = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(good)) as source, zipfile.ZipFile(evil, "w") as copy:
-        for name in source.namelist():
-            copy.writestr(name, source.read(name))
-        copy.writestr(member, pickle.dumps(Evil()))
-    bundle = damaged(artifacts, tmp_path, "linux-pt2-fp32", evil.getvalue())
+        members = {name: source.read(name) for name in source.namelist()} | change
+        for name, content in members.items():
+            copy.writestr(name, content)
+    return evil.getvalue()
+
+
+_PICKLED = {"path_name": "weight_0", "is_param": True, "use_pickle": True, "tensor_meta": None}
+_OPAQUE = {"path_name": "opaque_obj_0", "is_param": False, "use_pickle": True, "tensor_meta": None}
+HOSTILE = {
+    "sample inputs": {"model/data/sample_inputs/model.pt": pickle.dumps(Evil())},
+    "pickled weight": {
+        "model/data/weights/model_weights_config.json": json.dumps({"config": {"w": _PICKLED}}).encode(),
+        "model/data/weights/weight_0": pickle.dumps(Evil()),
+    },
+    "opaque constant": {
+        "model/data/constants/model_constants_config.json": json.dumps({"config": {"c": _OPAQUE}}).encode(),
+        "model/data/constants/opaque_obj_0": pickle.dumps(Evil()),
+    },
+    "compiled library": {"model/data/aotinductor/model/evil.so": b"\x7fELF"},
+    "size expression": {"model/models/model.json": b"{\"expr_str\": \"__import__('os').system('touch pwned')\"}"},
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_pt2_with_code_in_it_is_refused(kind: str, artifacts: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    bundle = damaged(artifacts, tmp_path, "linux-pt2-fp32", repacked(artifacts, HOSTILE[kind]))
     with pytest.raises(BundleError, match="refused"):
         load(bundle)
     assert not (tmp_path / "pwned").exists()
+
+
+def test_raw_weights_that_look_like_a_pickle_are_weights(tmp_path: Path) -> None:
+    """A weight file may begin with any byte, also with those that begin a pickle or a zip file."""
+    model = nets.tensor_model(torch.nn.Linear(8, 8), (1, 8))
+    for beginning in (b"\x80\x02\x00\x3f", b"PK\x03\x04"):
+        with torch.no_grad():
+            model.module.weight[0, 0] = torch.from_numpy(np.frombuffer(beginning, "<f4").copy())[0]
+        session = load(to(model, "linux-pt2-fp32", out=tmp_path))
+        assert np.isfinite(session(nets.noise((1, 8))[0])).all()

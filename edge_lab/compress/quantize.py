@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edge_lab.compress.quantized import refuse_quantized
 from edge_lab.errors import ExportError, InputError
 from edge_lab.quiet import quiet
 
@@ -96,6 +97,7 @@ def _calibrated(
 
     import torch
 
+    refuse_quantized(module, type(module).__name__, "quantized")
     check_calibration(calibration, example)
     with quiet():
         from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e

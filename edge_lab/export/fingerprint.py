@@ -36,6 +36,7 @@ def fingerprint(
         raw = tensor.detach().contiguous().cpu().flatten().view(torch.uint8)  # NumPy has no bfloat16
         digest.update(raw.numpy().tobytes())
     digest.update(repr(module).encode())
+    digest.update(str(getattr(module, "code", "")).encode())  # graph modules: scales stand in the code
     digest.update(_sources(module).encode())
     digest.update(
         json.dumps([asdict(spec), asdict(target) | {"name": target.kind}, _versions()], sort_keys=True).encode()
