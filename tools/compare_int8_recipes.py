@@ -2,8 +2,8 @@
 
     EDGE_LAB_DATA=FOLDER python tools/compare_int8_recipes.py
 
-Agreement and SQNR against eager fp32 on the ImageNet sample; latency as the median ratio of interleaved rounds, CPU time,
-one thread.
+Agreement and SQNR against eager fp32 on the ImageNet sample; latency as the median ratio of interleaved rounds, in CPU
+time on one thread.
 """
 
 from __future__ import annotations
