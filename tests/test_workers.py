@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import psutil
+import pytest
 
 from edge_lab.errors import InputError
+from edge_lab.flow import workers
 from edge_lab.flow.workers import run_isolated
 
 
@@ -62,6 +65,34 @@ def test_leaving_early_kills_the_children(tmp_path: Path) -> None:
     while children() and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not children()
+
+
+def test_no_child_starts_after_the_consumer_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that was about to start its process when the consumer left must not start it."""
+    start, slots, left = workers._Slot._start, [], threading.Event()
+
+    def late(slot: workers._Slot) -> None:
+        slots.append(slot)
+        if len(slots) > 1:
+            left.wait(60)
+        start(slot)
+
+    monkeypatch.setattr(workers._Slot, "_start", late)
+    steps = run_isolated(time.sleep, [0.0, 600.0, 600.0], workers=2, log=tmp_path / "log.txt")
+    next(steps)
+    while len(slots) < 2:
+        time.sleep(0.01)
+    steps.close()
+    left.set()
+    for slot in slots:
+        slot.thread.join(60)
+    processes = [slot.process for slot in slots if slot.process is not None]
+    for process in processes:
+        process.join(20)
+    alive = [process for process in processes if process.is_alive()]
+    for process in alive:
+        process.kill()
+    assert not alive
 
 
 def children() -> list[psutil.Process]:

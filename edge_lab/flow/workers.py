@@ -67,6 +67,7 @@ class _Slot:
     def __init__(self, job: Any, requests: Sequence[Any], todo: Any, done: Any, log: Path) -> None:
         self.job, self.requests, self.todo, self.done, self.log = job, requests, todo, done, log
         self.stopped = threading.Event()
+        self.starting = threading.Lock()  # so that no process starts behind the back of `stop`
         self.process: Any = None
         self.pipe: Connection | None = None
         self.thread = threading.Thread(target=self._work, daemon=True)
@@ -75,10 +76,11 @@ class _Slot:
         self.stopped.set()
         if patience:
             self.thread.join(patience)
-        if self.process is not None:
-            self.process.join(patience)
-            if self.process.is_alive():
-                self.process.kill()
+        with self.starting:
+            if self.process is not None:
+                self.process.join(patience)
+                if self.process.is_alive():
+                    self.process.kill()
 
     def _work(self) -> None:
         while not self.stopped.is_set():
@@ -89,6 +91,8 @@ class _Slot:
             try:
                 value, error = self._ask(self.requests[index])
             except (EOFError, OSError):
+                if self.stopped.is_set():
+                    break  # nobody reads the answer
                 value, error = None, self._died()
             self.done.put(Done(index, value, error))
         if self.process is not None and self.pipe is not None:
@@ -113,10 +117,14 @@ class _Slot:
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_child, args=(theirs, self.job, str(self.log)), daemon=True)
-        self.process.start()
-        theirs.close()
+        with self.starting:
+            if self.stopped.is_set():
+                raise EOFError("the consumer left before this process was started")
+            self.pipe, theirs = context.Pipe()
+            process = context.Process(target=_child, args=(theirs, self.job, str(self.log)), daemon=True)
+            process.start()
+            self.process = process
+            theirs.close()
 
     def _died(self) -> EdgeLabError:
         self.process.join(5)
