@@ -93,6 +93,24 @@ def corrected(
 def _calibrated(
     module: torch.nn.Module, example: np.ndarray, calibration: Sequence[np.ndarray], config: StaticInt8
 ) -> Any:
+    prepared = observed(module, example, calibration, config)
+    with quiet():
+        remedy(prepared, calibration, config)
+    return prepared
+
+
+def remedy(prepared: Any, calibration: Sequence[np.ndarray], config: StaticInt8) -> None:
+    """Change weights and biases of a prepared model as the config asks. In place."""
+    if config.correct_bias:
+        from edge_lab.compress.correct import correct_biases
+
+        correct_biases(prepared, calibration[:_CORRECTION_INPUTS])
+
+
+def observed(
+    module: torch.nn.Module, example: np.ndarray, calibration: Sequence[np.ndarray], config: StaticInt8
+) -> Any:
+    """A copy of a module as a graph with observers that have seen the calibration inputs; weights are still exact."""
     import copy
 
     import torch
@@ -108,10 +126,6 @@ def _calibrated(
         with torch.no_grad():
             for x in calibration:
                 prepared(torch.from_numpy(x.copy()))
-        if config.correct_bias:
-            from edge_lab.compress.correct import correct_biases
-
-            correct_biases(prepared, calibration[:_CORRECTION_INPUTS])
     return prepared
 
 
