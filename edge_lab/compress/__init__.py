@@ -8,6 +8,7 @@ from edge_lab.compress.prune import Structured, Unstructured, finetune, prune, s
 from edge_lab.compress.prune_report import LayerChange, PruneReport, prune_report
 from edge_lab.compress.qat import QAT, QATResult, post_training, qat
 from edge_lab.compress.quantize import StaticInt8, quantize, quantize_onnx
+from edge_lab.compress.sensitivity import LayerSensitivity, Sensitivity, sensitivity
 from edge_lab.compress.teacher import TeacherCache, teacher_cache
 from edge_lab.compress.weight_only import (
     WeightOnly,
@@ -25,8 +26,10 @@ __all__ = [
     "Layer",
     "LayerChange",
     "LayerReport",
+    "LayerSensitivity",
     "PruneReport",
     "QATResult",
+    "Sensitivity",
     "StaticInt8",
     "Structured",
     "TeacherCache",
@@ -48,6 +51,7 @@ __all__ = [
     "quantized_layers",
     "refresh_norm",
     "save_weights",
+    "sensitivity",
     "sparsity",
     "teacher_cache",
     "to_half",
