@@ -20,10 +20,22 @@ from edge_lab.errors import BundleError
 from edge_lab.files import sha256, size_of, writing_file
 from edge_lab.spec import ModelSpec, TensorSpec
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # the newest that this reader understands
 MANIFEST = "bundle.json"
 
 Format = Literal["torchscript", "pt2", "onnx", "pte", "mlpackage"]
+Scheme = Literal[
+    "fp32",
+    "fp16",
+    "bf16",
+    "int8-static",  # 8-bit weights and activations, ranges fixed beforehand
+    "int8-dynamic",  # 8-bit weights; activations rounded to 8 bits as they come
+    "int4-dynamic",  # the same with 4-bit weights
+    "int8-weights",  # 8-bit weights, widened before use: arithmetic in floats
+    "int4-weights",
+]
+Method = Literal["ptq", "qat"]
+_SCHEMES_OF_VERSION_1 = ("fp32", "fp16", "int8-static")
 
 
 @dataclass(frozen=True)
@@ -46,11 +58,19 @@ class Runtime:
 
 @dataclass(frozen=True)
 class Quantization:
-    """Precision of the program, and what it was calibrated with."""
+    """Precision of the program, and how it came by it.
 
-    scheme: Literal["fp32", "fp16", "int8-static"]
+    `calibration` names the inputs that the ranges came from, `samples` how many. `method`: integers rounded after
+    training ("ptq") or trained for ("qat"); None: floats, or not known. `quantized` of `layers` layers with weights
+    hold integers; None: not counted.
+    """
+
+    scheme: Scheme
     calibration: str | None = None
     samples: int = 0
+    method: Method | None = None
+    quantized: int | None = None
+    layers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -255,7 +275,9 @@ def _converter() -> Any:
 
 
 def _to_json(bundle: Bundle) -> dict[str, Any]:
-    document: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "labels": None} | _converter().unstructure(bundle)
+    # The oldest version that can say it: older readers go on reading what they understand.
+    version = 1 if bundle.quantization.scheme in _SCHEMES_OF_VERSION_1 else 2
+    document: dict[str, Any] = {"schema_version": version, "labels": None} | _converter().unstructure(bundle)
     del document["path"], document["spec"]["labels"]  # labels live in labels.txt
     return json.loads(json.dumps(document))  # type: ignore[no-any-return]  # tuples become lists, as a reader sees them
 

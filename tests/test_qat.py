@@ -18,6 +18,7 @@ pytest.importorskip("executorch")
 from test_train import net, same, stripes  # noqa: E402
 
 from edge_lab import train, zoo  # noqa: E402
+from edge_lab.bundle import Quantization  # noqa: E402
 from edge_lab.compress.qat import QAT, post_training, qat  # noqa: E402
 from edge_lab.compress.quantized import has_quantized_graph, is_quantized  # noqa: E402
 from edge_lab.errors import DataError, ExportError, InputError  # noqa: E402
@@ -262,14 +263,10 @@ def test_a_trained_graph_becomes_a_bundle_without_calibration(tmp_path: Path) ->
     model = qat(clamped(), stripes(32, 0), stripes(16, 1), config, progress=False).model
     golden = [np.random.default_rng(i).normal(size=(1, 3, 8, 8)).astype(np.float32) for i in range(5)]
     bundle = edge_lab.to(model, "linux-xnnpack-int8", golden=golden, out=tmp_path)
-    assert (bundle.quantization.scheme, bundle.quantization.calibration, bundle.quantization.samples) == (
-        "int8-static",
-        None,
-        0,
-    )
+    assert bundle.quantization == Quantization("int8-static", calibration=None, samples=0, method="qat")
     assert bundle.runtime.operators == ("aten_mean_dim",)  # all that XNNPACK left
     expected = model.module(torch.from_numpy(golden[0])).numpy()
     np.testing.assert_allclose(edge_lab.load(bundle)(golden[0]), expected, atol=0.1 * expected.std() + 0.02)
     for target in ("linux-xnnpack-fp32", "linux-onnx-int8", "linux-pt2-fp32"):
-        with pytest.raises(InputError, match="already quantized; it can't become"):
+        with pytest.raises(InputError, match="already int8-static; it can't become"):
             edge_lab.to(model, target, out=tmp_path)

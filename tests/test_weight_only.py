@@ -11,6 +11,7 @@ from nets import SHAPE, Good
 from torch import nn
 
 import edge_lab
+from edge_lab.bundle import Quantization
 from edge_lab.compress import (
     DynamicInt8,
     Half,
@@ -154,8 +155,9 @@ def test_onnx_keeps_the_integers(recipe: WeightOnly, tmp_path: Path) -> None:
     model = _wrap(Big())
     quantized = quantize_weights(model, recipe)
     full = edge_lab.to(model, "linux-onnx-fp32", out=tmp_path, golden=[_input()])
-    small = edge_lab.to(quantized, "linux-onnx-fp32", out=tmp_path, golden=[_input()])
+    small = edge_lab.to(quantized, f"linux-onnx-int{recipe.bits}-weights", out=tmp_path, golden=[_input()])
     assert full.path != small.path
+    assert small.quantization == Quantization(f"int{recipe.bits}-weights", method="ptq", quantized=3, layers=3)
     assert full.program_bytes / small.program_bytes > 0.4 * 32 / recipe.bits
     np.testing.assert_allclose(edge_lab.load(small)(_input()), _run(quantized, _input()), rtol=1e-3, atol=1e-4)
 
@@ -172,7 +174,7 @@ def test_bad_weights_are_refused_by_name() -> None:
 def test_nothing_is_quantized_twice() -> None:
     quantized = quantize_weights(_wrap(Good()))
     for verb in (quantize_weights, quantize_dynamic, to_half):
-        with pytest.raises(InputError, match="quantized already"):
+        with pytest.raises(InputError, match="already quantized"):
             verb(quantized)
 
 
@@ -269,8 +271,8 @@ def test_half_takes_and_returns_float32(dtype: str, error: float) -> None:
 def test_bfloat16_can_be_exported(tmp_path: Path) -> None:
     model = _wrap(Big())
     full, half = (
-        edge_lab.to(m, "linux-pt2-fp32", out=tmp_path, golden=[_input()])
-        for m in (model, to_half(model, Half("bfloat16")))
+        edge_lab.to(m, f"linux-pt2-{precision}", out=tmp_path, golden=[_input()])
+        for m, precision in ((model, "fp32"), (to_half(model, Half("bfloat16")), "bf16"))
     )
     assert full.program_bytes / half.program_bytes > 1.5
     assert float(half.metrics["sqnr_db"] or 0) > 20

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from edge_lab.compress.layers import LayerReport, quantized_layers
-from edge_lab.compress.weight_only import refuse_quantized
+from edge_lab.compress.quantized import refuse_quantized
 from edge_lab.errors import ExportError, InputError
 from edge_lab.quiet import quiet
 from edge_lab.zoo import Model
@@ -74,7 +74,7 @@ def quantize_dynamic(model: Model, config: DynamicInt8 | None = None) -> Model:
     import copy
 
     config = config or DynamicInt8()
-    refuse_quantized(model)
+    refuse_quantized(model.module, model.spec.name, "quantized")
     module = copy.deepcopy(model.module).eval()
     with quiet():  # torch.ao says that it is deprecated, torchao that it is young
         module = _QUANTIZERS[config.runtime](module, config)
@@ -176,7 +176,7 @@ def to_half(model: Model, config: Half | None = None) -> Model:
     from edge_lab.compress.packed import HalfInside
 
     config = config or Half()
-    refuse_quantized(model)
+    refuse_quantized(model.module, model.spec.name, "stored in 16-bit floats")
     dtype: torch.dtype = getattr(torch, config.dtype)
     for name, tensor in model.module.state_dict().items():
         if tensor.is_floating_point() and not torch.isfinite(tensor.to(dtype)).all():

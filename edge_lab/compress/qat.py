@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge_lab.compress.quantized import refuse_quantized
+from edge_lab.compress.quantized import mark, refuse_quantized
 from edge_lab.errors import ExportError, InputError
 from edge_lab.quiet import quiet
 from edge_lab.train import Epoch, FitConfig, fit
@@ -190,5 +190,6 @@ def _captured(model: Model) -> torch.fx.GraphModule:
 
 def _named(name: str, module: torch.nn.Module, model: Model, config: QAT, how: str) -> Model:
     """The quantized module as a Model of its own name, so that its bundles don't replace those of another recipe."""
+    mark(module, "qat" if how == "qat" else "ptq")
     suffix = f"{how}{config.weight_bits}" + ("" if config.per_channel else "-per-tensor")
     return replace(model, module=module, spec=model.spec.with_(name=f"{name}-{suffix}"), origin=None)

@@ -1,40 +1,99 @@
-"""Is a network quantized already?"""
+"""What a network holds already: the one place that reads a precision out of a module. Names don't count."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from edge_lab.bundle import Method, Scheme
+from edge_lab.compress.layers import quantized_layers
 from edge_lab.errors import InputError
 
 if TYPE_CHECKING:
     import torch
 
+Form = Literal["plain", "packed", "torchao", "torch.ao", "graph"]
+
+_MARK = "edge_lab.quantized_by"
+
+
+def scheme_of(module: torch.nn.Module) -> Scheme:
+    """The precision of a module's weights and arithmetic, as a bundle states it.
+
+    A network of which only some layers are quantized has the scheme of those layers; `quantized_layers` counts them.
+    Float modules are fp16 or bf16 if all their parameters are, otherwise fp32.
+    """
+    nodes = _graph_operators(module)
+    if any("quantized_decomposed" in name for name in nodes):
+        return "int8-dynamic" if any("choose_qparams" in name for name in nodes) else "int8-static"
+    legacy = [type(m) for m in module.modules() if _is_legacy(m) and "PackedParams" not in type(m).__name__]
+    if any(".dynamic" not in kind.__module__ for kind in legacy):
+        return "int8-static"
+    done = quantized_layers(module).quantized
+    if done:
+        four = any(layer.bits == 4 for layer in done)
+        if any(layer.compute == "int8" for layer in done):
+            return "int4-dynamic" if four else "int8-dynamic"
+        return "int4-weights" if four else "int8-weights"
+    types = {str(p.dtype)[6:] for p in module.parameters() if p.is_floating_point()}
+    if types == {"float16"}:
+        return "fp16"
+    return "bf16" if types == {"bfloat16"} else "fp32"
+
+
+def form_of(module: torch.nn.Module) -> Form:
+    """Who wrote the quantized weights, and so who can read them.
+
+    "graph": quantize/dequantize operators of PT2E; "torch.ao": modules of the legacy API; "torchao": its tensors;
+    "packed": weights of `quantize_weights`; "plain": floats.
+    """
+    if has_quantized_graph(module):
+        return "graph"
+    if any(map(_is_legacy, module.modules())):
+        return "torch.ao"
+    if any(type(value).__module__.startswith("torchao") for value in module.parameters()):
+        return "torchao"
+    return "packed" if quantized_layers(module).quantized else "plain"
+
 
 def is_quantized(module: torch.nn.Module) -> bool:
-    """Whether some weights or activations of a module are integers: PT2E graphs, torch.ao modules, torchao tensors."""
-    return has_quantized_graph(module) or any(map(_is_legacy, module.modules())) or _has_torchao_tensors(module)
+    """Whether some weights or activations of a module are integers, whoever made them so."""
+    return form_of(module) != "plain"
 
 
 def has_quantized_graph(module: torch.nn.Module) -> bool:
-    """Whether a module holds a graph with quantize/dequantize pairs, as convert_pt2e writes: what XNNPACK can lower."""
-    graphs = [getattr(m, "graph", None) for m in module.modules()]
-    return any("quantized_decomposed" in str(node.target) for graph in graphs for node in getattr(graph, "nodes", ()))
+    """Whether a module holds a graph with quantize/dequantize pairs, as convert_pt2e writes."""
+    return any("quantized_decomposed" in name for name in _graph_operators(module))
+
+
+def mark(module: Any, method: Method) -> None:
+    """Note in a graph module whether its integers were trained ("qat") or not ("ptq"): nothing else in it tells."""
+    module.meta[_MARK] = method
+
+
+def method_of(module: torch.nn.Module) -> Method | None:
+    """What `mark` noted; "ptq" for weights that were only rounded; None: not known, or float."""
+    for part in module.modules():
+        method = getattr(part, "meta", {}).get(_MARK) if hasattr(part, "graph") else None
+        if method is not None:
+            return method  # type: ignore[no-any-return]
+    return "ptq" if form_of(module) in ("packed", "torchao") else None
 
 
 def refuse_quantized(module: torch.nn.Module, name: str, verb: str) -> None:
     """Raise InputError if the module is quantized already; `verb` is what can't be done to it."""
     if is_quantized(module):
         raise InputError(
-            f"{name} is already quantized; it can't be {verb} again.",
+            f"{name} is already quantized ({scheme_of(module)}); it can't be {verb}.",
             "its weights have been rounded: a second rounding only adds error, and there is nothing left to gain.",
-            "start from the float32 model it was made from.",
+            "start from the float32 model it was made from; every verb leaves its input as it was.",
         )
+
+
+def _graph_operators(module: torch.nn.Module) -> set[str]:
+    graphs = [getattr(m, "graph", None) for m in module.modules()]
+    return {str(node.target) for graph in graphs for node in getattr(graph, "nodes", ())}
 
 
 def _is_legacy(module: Any) -> bool:
     place = type(module).__module__
     return place.startswith(("torch.ao.nn", "torch.nn.quantized")) and ".quantized" in place
-
-
-def _has_torchao_tensors(module: torch.nn.Module) -> bool:
-    return any(type(value).__module__.startswith("torchao") for value in module.parameters())

@@ -1,9 +1,10 @@
 """Weight-only quantization: weights are stored as 8- or 4-bit integers, arithmetic stays in floating point.
 
-Which file gets smaller: `save_weights` (safetensors), `zoo.save` (.pt), and programs that keep the integers and widen
-them when they are loaded or run: linux-onnx-fp32 (ONNX Runtime widens once, at load) and linux-pt2-fp32 (widens at
-every call). TorchScript's freeze folds the weights back to floats, so that file stays as large as before;
-XNNPACK takes no convolution whose weights are computed, so a .pte becomes small and slow. Nothing gets faster.
+Which file gets smaller: `save_weights` (safetensors), `zoo.save` (.pt), and the programs of targets that end in
+-int8-weights or -int4-weights, which keep the integers and widen them when they are loaded (ONNX Runtime, once) or run
+(.pt2, at every call). TorchScript has no such target: its freeze folds the weights back to floats, so that file would
+stay as large as before. Nor has XNNPACK: it takes no convolution whose weights are computed, so a .pte would become
+small and slow. Nothing gets faster.
 
 Method: round to nearest, symmetric, the largest magnitude of a channel (group, tensor) becomes the largest integer.
 """
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from edge_lab.compress.layers import is_layer, packed, quantized_layers
+from edge_lab.compress.quantized import refuse_quantized
 from edge_lab.errors import BundleError, ExportError, InputError
 from edge_lab.files import writing_file
 from edge_lab.zoo import Model
@@ -76,7 +78,7 @@ def quantize_weights(model: Model, config: WeightOnly | None = None) -> Model:
     import copy
 
     config = config or WeightOnly()
-    refuse_quantized(model)
+    refuse_quantized(model.module, model.spec.name, "quantized")
     module = copy.deepcopy(model.module).eval()
     chosen = [(name, part) for name, part in module.named_modules() if _eligible(name, part, config)]
     if not chosen:
@@ -90,18 +92,6 @@ def quantize_weights(model: Model, config: WeightOnly | None = None) -> Model:
         _check_finite(part.weight, name)
         _replace(part, config)
     return Model(module, model.spec.with_(name=f"{model.spec.name}-{config.label}"))
-
-
-def refuse_quantized(model: Model) -> None:
-    """Raise InputError if any layer of the model holds integers already."""
-    report = quantized_layers(model.module)
-    if report.quantized:
-        first = report.quantized[0]
-        raise InputError(
-            f"{model.spec.name} is quantized already: {first.name or 'its only layer'} has {first.bits}-bit weights.",
-            f"{len(report.quantized)} of its {len(report.layers)} layers are; rounding twice adds the errors.",
-            "start from the float model; every verb returns a new one and leaves its input as it was.",
-        )
 
 
 def _eligible(name: str, part: nn.Module, config: WeightOnly) -> bool:

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edge_lab.bundle import Bundle
-from edge_lab.compress.quantized import has_quantized_graph, is_quantized
+from edge_lab.compress.quantized import Form, form_of, has_quantized_graph, scheme_of
 from edge_lab.errors import BundleError, EdgeLabError, ExportError, InputError
 
 # Importing an exporter registers its targets; none of them imports its converter before it is used.
 from edge_lab.export import coreml, executorch, exported, onnx, torchscript  # noqa: F401
 from edge_lab.export.diagnose import diagnose
 from edge_lab.export.fingerprint import fingerprint, made_by
-from edge_lab.export.target import Job, Target, exporter_of, target, targets
+from edge_lab.export.target import Job, Target, exporter_of, takers, target, targets
 from edge_lab.files import locked, writing_folder
 from edge_lab.spec import ModelSpec, preprocess
 
@@ -81,7 +81,7 @@ def build(
     """What `to` does, and whether the bundle was reused."""
     goal = target(target_name)
     folder = Path(out) / model.spec.name.replace("/", "_").replace(":", "_") / goal.kind
-    _check_quantized(model, goal)
+    _check_precision(model, goal)
     pictures = _golden_inputs(golden, model.spec)
     calibrate = goal.precision == "int8" and not has_quantized_graph(model.module)
     inputs, source = _calibration_inputs(calibration, model.spec) if calibrate else ([], None)
@@ -95,14 +95,30 @@ def build(
         return Built(Bundle.load(folder), False)
 
 
-def _check_quantized(model: Model, goal: Target) -> None:
-    """A quantized model goes to the backend its graph was made for, and is called by its name."""
-    if is_quantized(model.module) and not (goal.kind == "xnnpack-int8" and has_quantized_graph(model.module)):
-        raise InputError(
-            f"{model.spec.name} is already quantized; it can't become {goal.name}.",
-            "a graph with quantize operators can be lowered for XNNPACK int8 only; rounding it again adds error.",
-            'use "android-xnnpack-int8", or start from the float32 model it was made from.',
-        )
+def _check_precision(model: Model, goal: Target) -> None:
+    """Only a float32 model can become anything; others go, under their true name, where they can be translated."""
+    own, form = scheme_of(model.module), form_of(model.module)
+    fitting = takers(own, form)
+    if own == "fp32" or goal.name in fitting:
+        return
+    raise InputError(
+        f"{model.spec.name} is already {own}; it can't become {goal.name}.",
+        f"rounding it again adds error, and {goal.scheme} would be a wrong label."
+        if own != goal.scheme
+        else f"this exporter can't translate what {_MAKERS[form]} wrote.",
+        f"use {', '.join(fitting)}, or start from the float32 model it was made from."
+        if fitting
+        else "no target takes it as it is: start from the float32 model it was made from.",
+    )
+
+
+_MAKERS: dict[Form, str] = {
+    "plain": "to_half",
+    "packed": "quantize_weights",
+    "torchao": "torchao",
+    "torch.ao": "the legacy torch.ao",
+    "graph": "PT2E",
+}
 
 
 def _reusable(folder: Path, key: str) -> Bundle | None:
@@ -148,7 +164,7 @@ def _write(
         goal.name,
         model.spec,
         program.runtime,
-        job.quantization(),
+        job.quantization(program.report),
         program.file,
         outputs,
         (),

@@ -8,24 +8,19 @@ from edge_lab.bundle import Runtime
 from edge_lab.compress.quantize import quantize
 from edge_lab.compress.quantized import has_quantized_graph
 from edge_lab.export.made_with import version_of
+from edge_lab.export.ready import ready
 from edge_lab.export.target import Job, Program, exporter
 from edge_lab.quiet import quiet
 
 
-@exporter("xnnpack", "pte", ("android", "ios", "pi", "linux"), ("fp32", "fp16", "int8"))
+@exporter("xnnpack", "pte", ("android", "ios", "pi", "linux"), ("fp32", "fp16", "int8"), takes=("plain", "graph"))
 def export_xnnpack(job: Job) -> Program:
     """Write model.pte: export, (quantize,) partition for XNNPACK, lower, serialize."""
     import torch
 
-    module = job.module
-    if has_quantized_graph(module):
-        pass  # by quantization-aware training, say; `build` lets only int8 come here
-    elif job.target.precision == "int8":
+    module, report = ready(job)
+    if job.target.precision == "int8" and not has_quantized_graph(module):
         module = quantize(module, job.example, job.calibration, job.target.quantize)
-    elif job.target.precision == "fp16":
-        from edge_lab.export.wrap import HalfInside
-
-        module = HalfInside(module)
     with quiet():
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
@@ -36,7 +31,7 @@ def export_xnnpack(job: Job) -> Program:
         buffer = edge.to_executorch().buffer
     (job.folder / "model.pte").write_bytes(buffer)
     version = version_of("executorch")
-    return Program("model.pte", Runtime("pte", "xnnpack", "executorch", version, version, share, left))
+    return Program("model.pte", Runtime("pte", "xnnpack", "executorch", version, version, share, left), report)
 
 
 def delegated(lowered: Any) -> tuple[float, tuple[str, ...]]:

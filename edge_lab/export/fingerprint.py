@@ -6,7 +6,7 @@ import hashlib
 import inspect
 import json
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from functools import cache
 from importlib import metadata
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edge_lab.compress.quantized import method_of
 from edge_lab.export.target import Target
 from edge_lab.spec import ModelSpec
 
@@ -28,13 +29,12 @@ def fingerprint(
     module: torch.nn.Module, spec: ModelSpec, target: Target, calibration: Iterable[np.ndarray], golden: Iterable[bytes]
 ) -> str:
     """Hex SHA-256 over weights, module code, spec, target, all inputs, versions, and this package's own code."""
-    import torch
-
     digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        raw = tensor.detach().contiguous().cpu().flatten().view(torch.uint8)  # NumPy has no bfloat16
-        digest.update(raw.numpy().tobytes())
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        for part in _contents(value):
+            digest.update(part)
+    digest.update(str(method_of(module)).encode())
     digest.update(repr(module).encode())
     digest.update(str(getattr(module, "code", "")).encode())  # graph modules: scales stand in the code
     digest.update(_sources(module).encode())
@@ -47,6 +47,30 @@ def fingerprint(
         digest.update(case)
     digest.update(_own_source().encode())
     return digest.hexdigest()
+
+
+def _contents(value: Any) -> Iterator[bytes]:
+    """The bytes of a state dict's entry: tensors of any kind, the legacy packed weights, and anything with a repr."""
+    import torch
+
+    if isinstance(value, torch.Tensor) and hasattr(value, "__tensor_flatten__"):  # torchao: tensors inside a tensor
+        names, about = value.__tensor_flatten__()
+        yield f"{type(value)} {about}".encode()
+        for name in names:
+            yield from _contents(getattr(value, name))
+    elif isinstance(value, torch.Tensor):
+        yield f"{value.dtype} {tuple(value.shape)}".encode()
+        if value.is_quantized:
+            yield repr(value).encode()  # its scales; only a few of its values
+            value = value.int_repr()
+        yield value.detach().contiguous().cpu().flatten().view(torch.uint8).numpy().tobytes()  # NumPy has no bfloat16
+    elif isinstance(value, (tuple, list)):
+        for part in value:
+            yield from _contents(part)
+    elif isinstance(value, torch.ScriptObject):
+        yield from _contents(value.__getstate__())  # type: ignore[no-untyped-call]
+    else:
+        yield repr(value).encode()
 
 
 def _sources(module: torch.nn.Module) -> str:

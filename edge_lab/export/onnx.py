@@ -10,28 +10,30 @@ from edge_lab.compress.quantize import check_calibration, corrected, quantize_on
 from edge_lab.errors import ExportError
 from edge_lab.export.exported import exported_program
 from edge_lab.export.made_with import version_of
+from edge_lab.export.ready import ready
 from edge_lab.export.target import Job, Program, exporter
 from edge_lab.quiet import quiet
 
 
-@exporter("onnx", "onnx", ("linux", "android"), ("fp32", "int8"))
+@exporter("onnx", "onnx", ("linux", "android"), ("fp32", "int8", "int8-weights", "int4-weights"), takes=("packed",))
 def export_onnx(job: Job) -> Program:
     """Write model.onnx in one file, checked by onnx.checker."""
     path = job.folder / "model.onnx"
-    if job.target.precision == "fp32":
-        _write(job, path)
+    module, report = ready(job)
+    if job.target.precision != "int8":
+        _write(replace(job, module=module), path)
     else:
         check_calibration(job.calibration, job.example)
         full = job.folder / "fp32.onnx"
         recipe = job.target.quantize
-        ready = corrected(job.module, job.example, job.calibration, recipe) if recipe.correct_bias else job.module
-        _write(replace(job, module=ready), full)
+        steady = corrected(job.module, job.example, job.calibration, recipe) if recipe.correct_bias else job.module
+        _write(replace(job, module=steady), full)
         with quiet():
             quantize_onnx(full, path, job.calibration, job.target.quantize)
         full.unlink()
         _refuse_fp32(path)
     version = version_of("onnxruntime")
-    return Program(path.name, Runtime("onnx", "cpu", "onnxruntime", version, version))
+    return Program(path.name, Runtime("onnx", "cpu", "onnxruntime", version, version), report)
 
 
 def _write(job: Job, path: Path) -> None:

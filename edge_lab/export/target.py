@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from edge_lab.bundle import Format, Quantization, Runtime
+from edge_lab.bundle import Format, Quantization, Runtime, Scheme
+from edge_lab.compress.layers import LayerReport
 from edge_lab.compress.quantize import StaticInt8
+from edge_lab.compress.quantized import Form, has_quantized_graph, method_of
 from edge_lab.errors import InputError
 from edge_lab.spec import ModelSpec, TensorSpec
 
 if TYPE_CHECKING:
     import torch
 
-Precision = Literal["fp32", "fp16", "int8"]
+Precision = Literal["fp32", "fp16", "bf16", "int8", "int8-dynamic", "int4-dynamic", "int8-weights", "int4-weights"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Target:
         name: platform-backend-precision, such as "android-xnnpack-int8".
         format: file format of the program.
         backend: what executes it.
-        precision: of weights and activations; inputs and outputs stay float32.
+        precision: of weights and activations; inputs and outputs stay float32. "int8" alone is static int8.
         quantize: recipe for int8.
     """
 
@@ -44,6 +46,11 @@ class Target:
     def kind(self) -> str:
         """Folder name: platforms that share a program share it ("xnnpack-int8")."""
         return f"{self.backend}-{self.precision}"
+
+    @property
+    def scheme(self) -> Scheme:
+        """The precision as bundles state it."""
+        return "int8-static" if self.precision == "int8" else self.precision
 
 
 @dataclass(frozen=True)
@@ -59,33 +66,49 @@ class Job:
     calibration_name: str | None
     folder: Path
 
-    def quantization(self) -> Quantization:
-        """The record for bundle.json."""
-        if self.target.precision != "int8":
-            return Quantization("fp16" if self.target.precision == "fp16" else "fp32")
-        return Quantization("int8-static", self.calibration_name, len(self.calibration))
+    def quantization(self, report: LayerReport | None = None) -> Quantization:
+        """The record for bundle.json. `build` made sure that the module can become what the target is called."""
+        scheme = self.target.scheme
+        if scheme in ("fp32", "fp16", "bf16"):
+            return Quantization(scheme)
+        counts = (len(report.quantized), len(report.layers)) if report is not None else (None, None)
+        if has_quantized_graph(self.module):  # it came quantized; who calibrated it with what, only its maker knows
+            return Quantization(scheme, None, 0, method_of(self.module), *counts)
+        calibrated = (self.calibration_name, len(self.calibration)) if scheme == "int8-static" else (None, 0)
+        return Quantization(scheme, *calibrated, "ptq", *counts)
 
 
 @dataclass(frozen=True)
 class Program:
-    """What an exporter wrote: the file (or folder) name inside `Job.folder`, and the engine it needs."""
+    """What an exporter wrote: a file or folder in `Job.folder`, the engine it needs, which layers were quantized."""
 
     file: str
     runtime: Runtime
+    report: LayerReport | None = None
 
 
 Exporter = Callable[[Job], Program]
 _EXPORTERS: dict[str, Exporter] = {}
+_TAKES: dict[str, tuple[Form, ...]] = {}
 _TARGETS: dict[str, Target] = {}
 
 
 def exporter(
-    backend: str, format: Format, platforms: Sequence[str], precisions: Sequence[Precision]
+    backend: str,
+    format: Format,
+    platforms: Sequence[str],
+    precisions: Sequence[Precision],
+    takes: Sequence[Form] = (),
 ) -> Callable[[Exporter], Exporter]:
-    """Register an exporter and one target for every platform and precision it serves."""
+    """Register an exporter and one target for every platform and precision it serves.
+
+    Every exporter takes float32 modules and makes of them what the target says. `takes` adds what it can translate
+    as it is (`compress.quantized.form_of`): "plain" modules in 16-bit floats, and already quantized ones.
+    """
 
     def register(function: Exporter) -> Exporter:
         _EXPORTERS[backend] = function
+        _TAKES[backend] = tuple(takes)
         for platform in platforms:
             for precision in precisions:
                 name = f"{platform}-{backend}-{precision}"
@@ -98,6 +121,11 @@ def exporter(
 def exporter_of(target: Target) -> Exporter:
     """The function that builds this target."""
     return _EXPORTERS[target.backend]
+
+
+def takers(scheme: Scheme, form: Form) -> list[str]:
+    """Names of the targets that a module of this precision and form can go to as it is."""
+    return [name for name, t in sorted(_TARGETS.items()) if t.scheme == scheme and form in _TAKES[t.backend]]
 
 
 def targets(pattern: str = "*") -> list[str]:

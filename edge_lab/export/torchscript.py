@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,20 +11,24 @@ import numpy as np
 from edge_lab.bundle import Runtime
 from edge_lab.errors import ExportError
 from edge_lab.export.made_with import version_of
+from edge_lab.export.ready import ready
 from edge_lab.export.target import Job, Program, exporter
 from edge_lab.runtime import flat_arrays
 
 
-@exporter("torchscript", "torchscript", ("linux",), ("fp32",))
+@exporter("torchscript", "torchscript", ("linux",), ("fp32", "fp16", "bf16"), takes=("plain",))
 def export_torchscript(job: Job) -> Program:
     """Write model.pt.
 
     A trace records one path through the code. Where that depends on the data, the tracer warns and the program
-    would be silently wrong for other inputs; such a module is scripted instead.
+    would be silently wrong for other inputs; such a module is scripted instead. Weights in 8 or 4 bits have no target
+    here: `freeze` would widen them and write floats.
     """
     import torch
 
     jit: Any = torch.jit
+    module, report = ready(job)
+    job = replace(job, module=module)
 
     with warnings.catch_warnings(record=True) as caught, torch.no_grad():
         warnings.simplefilter("always")
@@ -32,7 +37,7 @@ def export_torchscript(job: Job) -> Program:
             program = _script_or_proof(job, program)
         jit.freeze(program).save(str(job.folder / "model.pt"))
     torch_version = version_of("torch")
-    return Program("model.pt", Runtime("torchscript", "cpu", "torch", torch_version, torch_version))
+    return Program("model.pt", Runtime("torchscript", "cpu", "torch", torch_version, torch_version), report)
 
 
 def _script_or_proof(job: Job, traced: Any) -> Any:

@@ -2,26 +2,11 @@
 
 from __future__ import annotations
 
-import copy
-
 import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
 from edge_lab.spec import TensorSpec
-
-
-class HalfInside(torch.nn.Module):
-    """float32 in and out, float16 inside, so that apps feed every precision alike."""
-
-    def __init__(self, module: torch.nn.Module) -> None:
-        super().__init__()
-        self.module = copy.deepcopy(module).half()
-
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:  # noqa: D102
-        outputs = self.module(x.half())
-        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-        return tuple(out.float() if out.dtype is torch.float16 else out for out in outputs)
 
 
 class FlatOutputs(torch.nn.Module):

@@ -58,11 +58,10 @@ def _eager_row(measured: Measured) -> TargetResult:
 
 
 def _row(goal: Target, done: Done[Answer]) -> TargetResult:
-    precision = "int8-static" if goal.precision == "int8" else goal.precision
     if done.error is not None or done.value is None or done.value.bundle is None:
         error = done.error or EdgeLabError("no bundle was written.", "the worker gave no answer.", "run it again.")
         failure = Failure(error.what, error.why, error.fix)
-        return TargetResult(goal.name, goal.format, precision, status="failed", failure=failure)
+        return TargetResult(goal.name, goal.format, goal.scheme, status="failed", failure=failure)
     answer = done.value
     bundle = Bundle.load(done.value.bundle, verify=False)
     row = TargetResult(
@@ -74,12 +73,18 @@ def _row(goal: Target, done: Done[Answer]) -> TargetResult:
         bundle=str(bundle.path),
         size_mb=bundle.program_bytes / 1e6,
         delegated=bundle.runtime.delegated,
-        notes=answer.notes,
+        notes=(*answer.notes, *_partly(bundle)),
     )
     if answer.fresh is None:
         return row
     cold, memory = answer.fresh.cpu, answer.fresh.memory
     return replace(row, load_ms=cold.load_ms, first_ms=cold.first_ms, peak_mb=memory.peak_mb, delta_mb=memory.delta_mb)
+
+
+def _partly(bundle: Bundle) -> tuple[str, ...]:
+    """A remark if a program is called quantized and most of it is not."""
+    done, layers = bundle.quantization.quantized, bundle.quantization.layers
+    return () if done is None or done == layers else (f"only {done} of {layers} layers are quantized",)
 
 
 def _quality(row: TargetResult, measured: Measured) -> TargetResult:

@@ -2,7 +2,7 @@
 
 [default]                          # every target
 max_size_mb = 50
-[int8-static]                      # targets of this precision: fp32, fp16 or int8-static
+[int8-static]                      # programs of this precision, as bundle.json states it (`PRECISIONS`)
 max_size_ratio = 0.28
 [target."android-xnnpack-int8"]    # one target; the most specific table wins, key by key
 min_delegated = 0.95
@@ -16,8 +16,9 @@ from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from math import isnan
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from edge_lab.bundle import Scheme
 from edge_lab.errors import InputError
 from edge_lab.measure.result import TargetResult, Verdict
 
@@ -26,7 +27,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-PRECISIONS = ("fp32", "fp16", "int8-static")
+PRECISIONS: tuple[str, ...] = get_args(Scheme)
 
 
 @dataclass(frozen=True)

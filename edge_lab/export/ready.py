@@ -1,0 +1,38 @@
+"""A job's module as its target wants it, by the verbs of `compress`: 16-bit floats, or weights in integers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edge_lab.compress.dynamic import Half, to_half
+from edge_lab.compress.layers import LayerReport, quantized_layers
+from edge_lab.compress.quantized import scheme_of
+from edge_lab.compress.weight_only import WeightOnly, quantize_weights
+from edge_lab.export.target import Job
+from edge_lab.zoo import Model
+
+if TYPE_CHECKING:
+    import torch
+
+_GROUP_OF_4_BITS = 32  # weights that share a scale; a whole channel is too coarse for 15 steps
+
+
+def ready(job: Job) -> tuple[torch.nn.Module, LayerReport | None]:
+    """A module of the target's precision, and which of its layers hold integers (None: floats, or a graph).
+
+    A module that has the precision already is returned as it is. Static int8 is left to the exporter, which knows what
+    its engine wants.
+    """
+    precision = job.target.precision
+    model = Model(job.module, job.spec)
+    if scheme_of(job.module) != job.target.scheme:
+        if precision == "fp16":
+            model = to_half(model, Half("float16"))
+        elif precision == "bf16":
+            model = to_half(model, Half("bfloat16"))
+        elif precision == "int8-weights":
+            model = quantize_weights(model, WeightOnly(8))
+        elif precision == "int4-weights":
+            model = quantize_weights(model, WeightOnly(4, _GROUP_OF_4_BITS))
+    report = quantized_layers(model.module)
+    return model.module, report if report.quantized else None

@@ -1,0 +1,151 @@
+"""A bundle's precision is read from the module, never from a name, and what doesn't fit is refused."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import nets
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import edge_lab
+from edge_lab.bundle import Bundle, Quantization
+from edge_lab.compress import DynamicInt8, Half, WeightOnly, quantize_dynamic, quantize_weights, to_half
+from edge_lab.compress.quantized import form_of, mark, method_of, scheme_of
+from edge_lab.errors import BundleError, InputError
+from edge_lab.zoo import Model, from_module
+
+
+def small() -> Model:
+    """Conv, batch norm and linear, wide enough that 8-bit weights show in the file's size."""
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Conv2d(3, 32, 3, 2), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 64, 3, 2), nn.ReLU())
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 1024), nn.ReLU(), nn.Linear(1024, 256))
+    return from_module(nn.Sequential(body, head), nets.SHAPE, name="small", task="tensor")
+
+
+def made(how: str) -> Model:
+    """The small model in a precision."""
+    model = small()
+    if how.startswith("int8-dynamic"):
+        return quantize_dynamic(model, DynamicInt8(how.removeprefix("int8-dynamic/")))  # type: ignore[arg-type]
+    if how == "int4-dynamic":
+        return quantize_dynamic(model, DynamicInt8("executorch", weight_bits=4))
+    if how.endswith("-weights"):
+        return quantize_weights(model, WeightOnly(int(how[3])))  # type: ignore[arg-type]
+    return to_half(model, Half("float16" if how == "fp16" else "bfloat16")) if how != "fp32" else model
+
+
+@pytest.mark.parametrize(
+    ("how", "form"),
+    [
+        ("fp32", "plain"),
+        ("fp16", "plain"),
+        ("bf16", "plain"),
+        ("int8-weights", "packed"),
+        ("int4-weights", "packed"),
+        ("int8-dynamic/eager", "torch.ao"),
+        ("int8-dynamic/inductor", "torchao"),
+        ("int8-dynamic/executorch", "torchao"),
+        ("int4-dynamic", "torchao"),
+    ],
+)
+def test_a_precision_is_read_from_the_module(how: str, form: str) -> None:
+    module = made(how).module
+    for each in (module, nn.Sequential(module), copy.deepcopy(module)):  # wrapped and copied as exporters do
+        assert (scheme_of(each), form_of(each)) == (how.split("/")[0], form)
+
+
+def test_a_trained_graph_says_so_after_copying() -> None:
+    graph = torch.fx.symbolic_trace(nn.Linear(2, 2))
+    assert method_of(graph) is None
+    mark(graph, "qat")
+    assert method_of(nn.Sequential(copy.deepcopy(graph))) == "qat"
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "int8-weights", "int4-weights"])
+@pytest.mark.parametrize("backend", ["pt2", "torchscript", "onnx", "xnnpack"])
+def test_the_label_is_true_whoever_quantized(backend: str, precision: str, artifacts: Path) -> None:
+    """A float32 model, and one that has the precision already, come out with one label, or there is no such target."""
+    target = f"linux-{backend}-{precision}"
+    if target not in edge_lab.targets():
+        with pytest.raises(InputError, match=f"is already {precision}"):
+            edge_lab.to(made(precision), f"linux-{backend}-fp32", out=artifacts)
+        return
+    x = nets.noise()[0]
+    reference = edge_lab.eager(small())(x)
+    whole = edge_lab.to(small(), f"linux-{backend}-fp32", out=artifacts)
+    for model in (small(), made(precision)):
+        bundle = edge_lab.to(model, target, out=artifacts)
+        assert bundle.quantization.scheme == precision
+        assert bundle.target == target
+        assert bundle.program_bytes < (0.45 if "int" in precision else 0.7) * whole.program_bytes
+        least = {"int8-weights": 30, "int4-weights": 10, "bf16": 30, "fp16": 50}[precision]
+        y = edge_lab.load(bundle)(x)
+        assert 10 * np.log10((reference**2).sum() / ((reference - y) ** 2).sum()) > least
+    if "weights" in precision:
+        assert bundle.quantization == Quantization(precision, method="ptq", quantized=4, layers=4)  # type: ignore[arg-type]
+    else:
+        assert bundle.quantization == Quantization(precision)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("how", "target", "words"),
+    [
+        ("int8-weights", "linux-torchscript-fp32", "use android-onnx-int8-weights, linux-onnx-int8-weights, linux-pt2"),
+        ("int8-weights", "linux-xnnpack-int8", "int8-static would be a wrong label"),
+        ("fp16", "linux-onnx-fp32", "android-xnnpack-fp16"),
+        ("bf16", "ios-coreml-fp16", "linux-pt2-bf16"),
+        ("int4-weights", "linux-onnx-int8-weights", "rounding it again"),
+    ],
+)
+def test_other_targets_refuse_and_name_those_that_fit(how: str, target: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=words):
+        edge_lab.to(made(how), target, out=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def edited(bundle: Bundle, tmp_path: Path, **change: object) -> Path:
+    import shutil
+
+    shutil.copytree(bundle.path, tmp_path / "bundle")
+    file = tmp_path / "bundle" / "bundle.json"
+    document = json.loads(file.read_text())
+    for key, value in change.items():
+        if isinstance(value, dict):
+            document[key] = value
+        else:
+            document[key] = value
+    file.write_text(json.dumps(document))
+    return tmp_path / "bundle"
+
+
+def test_bundles_state_the_oldest_version_that_can_say_it(artifacts: Path, tmp_path: Path) -> None:
+    """Readers of version 1 go on reading fp32, fp16 and static int8, and refuse the others by their version."""
+    old = edge_lab.to(small(), "linux-pt2-fp32", out=artifacts)
+    new = edge_lab.to(small(), "linux-pt2-bf16", out=artifacts)
+    assert json.loads((old.path / "bundle.json").read_text())["schema_version"] == 1
+    assert json.loads((new.path / "bundle.json").read_text())["schema_version"] == 2
+    without_method = edited(old, tmp_path, quantization={"scheme": "fp32", "calibration": None, "samples": 0})
+    assert Bundle.load(without_method).quantization == Quantization("fp32")
+
+
+def test_a_version_1_bundle_with_a_newer_scheme_is_damaged(artifacts: Path, tmp_path: Path) -> None:
+    new = edge_lab.to(small(), "linux-pt2-bf16", out=artifacts)
+    with pytest.raises(BundleError, match=r"'bf16' is not one of \['fp32', 'fp16', 'int8-static'\]"):
+        Bundle.load(edited(new, tmp_path, schema_version=1))
+
+
+def test_check_reports_the_label_and_its_own_limits(artifacts: Path) -> None:
+    from edge_lab.check import check
+    from edge_lab.measure.budget import Budgets
+
+    bundle = edge_lab.to(small(), "linux-pt2-int8-weights", out=artifacts)
+    strict = Budgets(by_precision={"int8-weights": {"min_sqnr_db": 150.0}, "fp32": {"min_sqnr_db": 1.0}})
+    found = check(bundle.path, budget=strict)
+    assert {line.name: line.ok for line in found.lines}["golden"]
+    assert [v.ok for v in found.verdicts if v.name == "min_sqnr_db"] == [False]
