@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edge_lab.compress.keep_float import check_patterns, kept_onnx_nodes, mark_kept
 from edge_lab.compress.quantized import refuse_quantized
 from edge_lab.errors import ExportError, InputError
 from edge_lab.quiet import quiet
@@ -36,12 +37,19 @@ class StaticInt8:
         fuse_pad: add the zeros of a separate pad (TensorFlow's SAME padding) to the int8 values. The stock quantizer
             converts to float, pads, and converts back.
         correct_bias: let each layer's bias take back the shift that rounding gives its mean (`compress/correct.py`).
+        keep_float: layers that stay in float (mixed precision): shell patterns of names in `module.named_modules()`,
+            such as ("classifier", "blocks.0*"); a module is kept with all that is inside it. What `int8` layers read of
+            their outputs is still rounded. `sensitivity(...).worst(n)` gives the names worth keeping.
     """
 
     per_channel: bool = True
     fuse_relu6: bool = True
     fuse_pad: bool = True
     correct_bias: bool = True
+    keep_float: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_patterns(self.keep_float)
 
 
 def quantize(
@@ -59,7 +67,7 @@ def quantize(
         A graph module that computes with quantize/dequantize pairs, ready for torch.export.
 
     Raises:
-        InputError: no calibration inputs, or one of another shape or with NaN.
+        InputError: no calibration inputs, or one of another shape or with NaN; a pattern in keep_float fits nothing.
         ExportError: nothing in the module could be quantized.
     """
     config = config or StaticInt8()
@@ -162,6 +170,7 @@ def xnnpack_quantizer(config: StaticInt8) -> Any:
 
     class FusedClampQuantizer(XNNPACKQuantizer):  # type: ignore[misc]
         def annotate(self, model: Any) -> Any:
+            mark_kept(model, config.keep_float)
             _annotate_convs(model, qconfig, config)
             return super().annotate(model)
 
@@ -181,6 +190,8 @@ def _annotate_convs(model: Any, qconfig: Any, config: StaticInt8) -> None:
     aten = torch.ops.aten
     for conv in list(model.graph.nodes):
         if conv.target not in (aten.conv2d.default, aten.conv1d.default):
+            continue
+        if Q_ANNOTATION_KEY in conv.meta:  # stays in float
             continue
         user = next(iter(conv.users)) if len(conv.users) == 1 else None
         clamp = user if user is not None and user.target in _clamps(config) else None
@@ -268,4 +279,5 @@ def quantize_onnx(
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.MinMax,
+            nodes_to_exclude=kept_onnx_nodes(onnx.load(prepared).graph, config.keep_float),
         )

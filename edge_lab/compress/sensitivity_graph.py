@@ -11,6 +11,7 @@ import torch
 from torch import fx
 
 from edge_lab.compress.correct import _round
+from edge_lab.compress.keep_float import module_of
 from edge_lab.compress.sensitivity import LayerSensitivity
 from edge_lab.errors import ExportError
 
@@ -58,13 +59,6 @@ def clamp_of(node: fx.Node) -> tuple[float, float] | None:
         low, high = (*node.args[1:], *(low, high)[len(node.args) - 1 :])[:2]  # type: ignore[assignment]
         return -inf if low is None else float(low), inf if high is None else float(high)
     return None
-
-
-def module_of(node: fx.Node) -> str:
-    """Name of the module a node comes from, as in `named_modules()`; "" for the network itself."""
-    stack = node.meta.get("nn_module_stack") or {"": ("", None)}
-    path = str(list(stack.values())[-1][0]).removeprefix("L['self'].").removeprefix("L['self']")
-    return path.split("@")[0]  # a module that is called twice appears as name@1
 
 
 def _operator(node: fx.Node) -> str:
