@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 IMAGES = 4
+_CORRECTION_INPUTS = 8
 _CUT = 0.5  # a tensor of which a clamp cuts off more than half of the int8 range is worth a mark
 
 
@@ -31,7 +32,7 @@ class LayerSensitivity:
         kind: "conv", "depthwise conv", "linear", "add", ...
         order: place in the network, from 0.
         own_db: SQNR of the network's OUTPUT if this layer alone is int8 and all others float: its own damage. Weights
-            and output of the layer are rounded, its bias is not corrected.
+            and output of the layer are rounded; its bias takes back its own shift if the recipe corrects biases.
         output_db: SQNR of this layer's output (after its activation) in the network that is int8 throughout: the error
             that has come together so far, its own and that of all layers before.
         cut: share (0 to 1) of the layer's int8 range that a ReLU or ReLU6 behind it cuts off. Those of the 256 steps
@@ -162,6 +163,7 @@ def sensitivity(
     simulation = Simulation(prepared, model.module)
     with quiet():
         remedy(prepared, pictures, config)
+    simulation.correct_each(pictures[:_CORRECTION_INPUTS])
     simulation.run(rows)
     layers = sorted(simulation.layers(), key=lambda layer: (layer.own_db, layer.order))
     return Sensitivity(model.spec.name, config, tuple(layers), simulation.output_db, len(rows))

@@ -78,6 +78,12 @@ class _Layer:
         self.rounded: set[fx.Node] = set()  # observers, and weights, that are switched with this layer
         self.own, self.so_far = _Ratio(), _Ratio()
 
+    @property
+    def bias(self) -> fx.Node | None:
+        """The bias of a layer with weights, if it has one and the layer is quantized."""
+        found = self.root.args[2] if self.root.target in _WEIGHTED and len(self.root.args) > 2 else None
+        return found if isinstance(found, fx.Node) and found in self.rounded else None
+
 
 class _Ratio:
     """Signal to noise over several tensors."""
@@ -115,15 +121,36 @@ class Simulation:
                 "keep it in float32.",
             )
         self.total = _Ratio()
+        self.alone: dict[fx.Node, torch.Tensor] = {}
 
     @property
     def output_db(self) -> float:
         """SQNR of the network's output with all layers in int8."""
         return self.total.db
 
+    def correct_each(self, inputs: list[np.ndarray]) -> None:
+        """If the recipe has corrected biases: what it would add to each layer's if only that layer were rounded.
+
+        A corrected bias also makes up for the layers before, so it can't be used where those are exact.
+        """
+        shifts: dict[fx.Node, list[torch.Tensor]] = {}
+        with torch.no_grad():
+            for x in inputs:
+                exact = self._values(x, frozenset())
+                for layer in self.found:
+                    bias = layer.bias
+                    if bias is None or torch.equal(self.exact[bias], self._attribute(bias)):
+                        continue
+                    on = layer.rounded - {bias}
+                    weights = [n for n in self.nodes if n in on and layer.root in _readers(n)]
+                    alone = self._values(x, on, [*weights, layer.root], exact)[layer.root]
+                    channel = -1 if layer.root.target is aten.linear.default else 1
+                    difference = (exact[layer.root] - alone).movedim(channel, 0).flatten(1).mean(1)
+                    shifts.setdefault(bias, []).append(difference)
+        self.alone = {bias: self.exact[bias] + torch.stack(shift).mean(0) for bias, shift in shifts.items()}
+
     def run(self, inputs: list[np.ndarray]) -> None:
         """Simulate every input and add it to the sums."""
-        biases = {n for n in self.exact if not any(is_observer(user) for user in n.users)}
         later = [(layer, self._downstream(layer.rounded)) for layer in self.found if layer.rounded]
         with torch.no_grad():
             for x in inputs:
@@ -135,8 +162,8 @@ class Simulation:
                     layer.so_far.add(exact[layer.tail], rounded[_seen(layer.tail)])
                 del rounded
                 for layer, nodes in later:
-                    on = layer.rounded - biases  # a corrected bias makes up for other layers, too
-                    layer.own.add(self._output(exact), self._output(self._values(x, on, nodes, exact)))
+                    alone = self._values(x, layer.rounded, nodes, exact, self.alone)
+                    layer.own.add(self._output(exact), self._output(alone))
 
     def layers(self) -> Iterator[LayerSensitivity]:
         """The report's rows, in the order of the network."""
@@ -183,6 +210,7 @@ class Simulation:
         rounding: frozenset[fx.Node] | set[fx.Node],
         nodes: list[fx.Node] | None = None,
         known: dict[fx.Node, Any] | None = None,
+        biases: dict[fx.Node, torch.Tensor] | None = None,
     ) -> dict[fx.Node, Any]:
         """Values of `nodes` (default: all), int8 for those in `rounding`; other nodes keep their known values."""
         values = dict(known or {})
@@ -190,7 +218,8 @@ class Simulation:
             if node.op == "placeholder":
                 values[node] = torch.from_numpy(x.copy())
             elif node.op == "get_attr":
-                values[node] = self._attribute(node) if node in rounding else self.exact[node]
+                rounded = biases[node] if biases and node in biases else self._attribute(node)
+                values[node] = rounded if node in rounding else self.exact[node]
             elif node.op == "call_module":
                 source = values[node.args[0]]  # type: ignore[index]
                 observer = self.graph_module.get_submodule(str(node.target))
@@ -254,6 +283,11 @@ def _owner(node: fx.Node) -> fx.Node:
 def _seen(node: fx.Node) -> fx.Node:
     """What the next layer reads of a tensor: its rounded version if there is one."""
     return next((user for user in node.users if is_observer(user)), node)
+
+
+def _readers(node: fx.Node) -> set[fx.Node]:
+    """What reads a weight, through its observer or directly."""
+    return {reader for user in node.users for reader in ([user, *user.users] if is_observer(user) else [user])}
 
 
 def _call(node: fx.Node, value_of: Callable[[fx.Node], Any]) -> Any:
