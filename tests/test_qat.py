@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import signal
 import subprocess
@@ -32,13 +33,48 @@ SHORT = QAT(weight_bits=4, fit=FAST)
 def trained() -> zoo.Model:
     """A two-class network that is right on nearly everything."""
     config = train.FitConfig(epochs=5, batch_size=16, lr=0.1, shift=1)
-    return train.fit(net(0.2), stripes(256, 0), stripes(64, 1), config, progress=False).model
+    return train.fit(clamped(), stripes(256, 0), stripes(64, 1), config, progress=False).model
 
 
 @pytest.fixture(scope="module")
 def straight(trained: zoo.Model) -> object:
     """One run without an interruption."""
     return qat(trained, stripes(64, 0), stripes(16, 1), SHORT, progress=False)
+
+
+class Clamped(torch.nn.Module):
+    """Batch norm with an eps of its own, ReLU6, a shortcut, dropout: what mobile networks have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = torch.nn.Conv2d(3, 8, 3, padding=1, bias=False)
+        self.norm = torch.nn.BatchNorm2d(8, eps=0.5, momentum=0.01)
+        self.act = torch.nn.ReLU6()
+        self.body = torch.nn.Conv2d(8, 8, 3, padding=1)
+        self.drop = torch.nn.Dropout(0.2)
+        self.head = torch.nn.Linear(8, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.act(self.norm(self.stem(x)))
+        return self.head(self.drop((x + self.body(x)).mean((2, 3))))
+
+
+def clamped() -> zoo.Model:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        module = Clamped()
+    module.norm.running_var.fill_(0.04)
+    recipe = Preprocess(8, (8, 8), (0.5,) * 3, (0.25,) * 3)
+    return zoo.from_module(module, (1, 3, 8, 8), name="clamped", preprocess=recipe, weights="random")
+
+
+@pytest.fixture(scope="module")
+def eight_bits() -> object:
+    """The graph of `clamped` with fake quantization. torchao needs seconds to make one: tests work on copies."""
+    from edge_lab.compress.qat import _captured
+    from edge_lab.compress.qat_graph import prepared
+
+    return prepared(_captured(clamped()), QAT(fit=FAST))
 
 
 def weight_values(module: object) -> list[object]:
@@ -57,19 +93,19 @@ def test_the_result_is_a_graph_of_four_bit_weights_that_still_knows_its_classes(
     assert not is_quantized(trained.module)
     assert not any("batch_norm" in str(node.target) for node in model.module.graph.nodes)
     assert train.evaluate_module(model, stripes(64, 2)).top1 > 95
-    assert (model.spec.name, model.spec.labels, model.origin) == ("net-qat4", ("lying", "standing"), None)
+    assert (model.spec.name, model.spec.labels, model.origin) == ("clamped-qat4", ("lying", "standing"), None)
     assert len(straight.history) == 3  # type: ignore[attr-defined]
 
 
 KILLED = """
 import os, signal, sys
 sys.path.insert(0, sys.argv[2])
-from test_qat import SHORT, net, stripes
+from test_qat import SHORT, clamped, stripes
 from edge_lab import train, zoo
 from edge_lab.compress.qat import qat
 from edge_lab.train import fitting
 import torch
-model = net(0.2)
+model = clamped()
 model.module.load_state_dict(torch.load(sys.argv[3], weights_only=True))
 evaluate, calls = fitting.outputs, []
 
@@ -106,13 +142,12 @@ def test_kill_9_and_resume_gives_the_same_integers(trained: zoo.Model, straight:
         qat(trained, *sets, replace(SHORT, weight_bits=8), checkpoint=checkpoint, progress=False)
 
 
-def test_ranges_and_batch_norm_freeze_at_their_step_and_never_move_outside_training(trained: zoo.Model) -> None:
-    from edge_lab.compress.qat import _captured
-    from edge_lab.compress.qat_graph import Trainee, prepared
+def test_ranges_and_batch_norm_freeze_at_their_step_and_never_move_outside_training(eight_bits: object) -> None:
+    from edge_lab.compress.qat_graph import Trainee
 
     config = QAT(freeze_observers_at=0.5, freeze_batch_norm_at=0.25, fit=FAST)
     torch.manual_seed(0)
-    trainee = Trainee(prepared(_captured(trained), config), config, 8, torch.randn(8, 3, 8, 8))
+    trainee = Trainee(copy.deepcopy(eight_bits), config, 8, torch.randn(8, 3, 8, 8))
 
     def state() -> tuple[dict[str, object], dict[str, object]]:
         buffers = {name: b.clone() for name, b in trainee.named_buffers()}
@@ -138,39 +173,13 @@ def test_ranges_and_batch_norm_freeze_at_their_step_and_never_move_outside_train
     assert moved == [(True, True)] * 2 + [(True, False)] * 2 + [(False, False)] * 2
 
 
-class Clamped(torch.nn.Module):
-    """Batch norm with an eps of its own, ReLU6, a shortcut: what mobile networks have."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = torch.nn.Conv2d(3, 8, 3, padding=1, bias=False)
-        self.norm = torch.nn.BatchNorm2d(8, eps=0.5, momentum=0.01)
-        self.act = torch.nn.ReLU6()
-        self.body = torch.nn.Conv2d(8, 8, 3, padding=1)
-        self.head = torch.nn.Linear(8, 2)
-
-    def forward(self, x: object) -> object:
-        x = self.act(self.norm(self.stem(x)))
-        return self.head((x + self.body(x)).mean((2, 3)))
-
-
-def clamped() -> zoo.Model:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
-        module = Clamped()
-    module.norm.running_var.fill_(0.04)
-    recipe = Preprocess(8, (8, 8), (0.5,) * 3, (0.25,) * 3)
-    return zoo.from_module(module, (1, 3, 8, 8), name="clamped", preprocess=recipe, weights="random")
-
-
-def test_eps_and_momentum_of_batch_norm_survive_and_relu6_is_fused() -> None:
+def test_eps_and_momentum_of_batch_norm_survive_and_relu6_is_fused(eight_bits: object) -> None:
     """torchao's own train/eval switch would replace eps 0.5 by 1e-5, a factor of 3.7 in this network."""
-    from edge_lab.compress.qat import _captured
-    from edge_lab.compress.qat_graph import Trainee, convert_trainee, prepared
+    from edge_lab.compress.qat_graph import Trainee, convert_trainee
 
     model, config = clamped(), QAT(fit=FAST)
     x = torch.from_numpy(np.random.default_rng(0).normal(size=(16, 3, 8, 8)).astype(np.float32))
-    trainee = Trainee(prepared(_captured(model), config), config, 10, x)
+    trainee = Trainee(copy.deepcopy(eight_bits), config, 10, x)
     with torch.no_grad():
         expected = model.module(x)
         rounded = trainee(x)
@@ -184,10 +193,31 @@ def test_eps_and_momentum_of_batch_norm_survive_and_relu6_is_fused() -> None:
         before = trainee.eval()(x)
         module = convert_trainee(trainee)
         after = module(x)
-    assert torch.allclose(before, after, atol=0.02)
+    assert torch.allclose(before, after, atol=1e-4)
     targets = [str(n.target) for n in module.graph.nodes]  # type: ignore[union-attr]
     first = next(i for i, t in enumerate(targets) if "conv2d" in t)
     assert "hardtanh" in targets[first + 1] or "relu6" in targets[first + 1]  # nothing rounds in between
+
+
+class EveryConv(torch.nn.Module):
+    """Batch norm after a convolution with a bias, a transposed and a depthwise one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm1 = torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8, eps=0.3)
+        self.up, self.norm2 = torch.nn.ConvTranspose2d(8, 6, 2, 2), torch.nn.BatchNorm2d(6)
+        self.deep, self.norm3 = torch.nn.Conv2d(6, 6, 3, groups=6, bias=False), torch.nn.BatchNorm2d(6)
+        self.head = torch.nn.Linear(6, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.norm2(self.up(torch.nn.functional.relu6(self.norm1(self.conv(x)))))
+        return self.head(torch.nn.functional.hardswish(self.norm3(self.deep(x))).mean((2, 3)))
+
+
+def every_conv() -> zoo.Model:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        return zoo.from_module(EveryConv(), (1, 3, 8, 8), preprocess=Preprocess(8, (8, 8), (0.5,) * 3, (0.25,) * 3))
 
 
 def test_what_was_trained_is_what_is_converted_at_2_bits_too() -> None:
@@ -197,12 +227,15 @@ def test_what_was_trained_is_what_is_converted_at_2_bits_too() -> None:
 
     config = QAT(weight_bits=2, fit=FAST)
     x = torch.from_numpy(np.random.default_rng(0).normal(size=(16, 3, 8, 8)).astype(np.float32))
-    trainee = Trainee(prepared(_captured(clamped()), config), config, 10, x)
+    trainee = Trainee(prepared(_captured(every_conv()), config), config, 10, x)
     trainee.train()(x)
+    trainee.train()(2 * x)
     with torch.no_grad():
         before = trainee.eval()(x)
-        after = convert_trainee(trainee)(x)
-    assert torch.allclose(before, after, atol=0.05 * float(before.std()))
+        module = convert_trainee(trainee)
+        after = module(x)
+    assert torch.allclose(before, after, atol=1e-3 * float(before.std()))
+    assert not any("batch_norm" in str(node.target) for node in module.graph.nodes)  # type: ignore[union-attr]
 
 
 def test_what_is_quantized_already_is_refused(straight: object) -> None:
@@ -252,15 +285,14 @@ def test_post_training_at_8_bits_keeps_the_answers_and_2_bits_take_four_values(t
     agree = train.scores(eight, test).argmax(1) == train.scores(trained, test).argmax(1)
     assert agree.mean() > 0.95
     two = post_training(trained, stripes(64, 0), QAT(weight_bits=2, per_channel=False))
-    assert two.spec.name == "net-ptq2-per-tensor"
+    assert two.spec.name == "clamped-ptq2-per-tensor"
     assert all(set(w.unique().tolist()) <= {-2, -1, 0, 1} for w in weight_values(two.module))
 
 
-def test_a_trained_graph_becomes_a_bundle_without_calibration(tmp_path: Path) -> None:
+def test_a_trained_graph_becomes_a_bundle_without_calibration(straight: object, tmp_path: Path) -> None:
     import edge_lab
 
-    config = QAT(weight_bits=4, fit=replace(FAST, epochs=1))
-    model = qat(clamped(), stripes(32, 0), stripes(16, 1), config, progress=False).model
+    model = straight.model  # type: ignore[attr-defined]
     golden = [np.random.default_rng(i).normal(size=(1, 3, 8, 8)).astype(np.float32) for i in range(5)]
     bundle = edge_lab.to(model, "linux-xnnpack-int8", golden=golden, out=tmp_path)
     assert bundle.quantization == Quantization("int8-static", calibration=None, samples=0, method="qat")
