@@ -16,7 +16,7 @@ import edge_lab
 from edge_lab.bundle import Bundle, Quantization
 from edge_lab.compress import DynamicInt8, Half, WeightOnly, quantize_dynamic, quantize_weights, to_half
 from edge_lab.compress.quantized import form_of, mark, method_of, scheme_of
-from edge_lab.errors import BundleError, InputError
+from edge_lab.errors import BundleError, ExportError, InputError
 from edge_lab.zoo import Model, from_module
 
 
@@ -50,8 +50,8 @@ def made(how: str) -> Model:
         ("int4-weights", "packed"),
         ("int8-dynamic/eager", "torch.ao"),
         ("int8-dynamic/inductor", "torchao"),
-        ("int8-dynamic/executorch", "torchao"),
-        ("int4-dynamic", "torchao"),
+        ("int8-dynamic/executorch", "torchao-intx"),
+        ("int4-dynamic", "torchao-intx"),
     ],
 )
 def test_a_precision_is_read_from_the_module(how: str, form: str) -> None:
@@ -149,3 +149,75 @@ def test_check_reports_the_label_and_its_own_limits(artifacts: Path) -> None:
     found = check(bundle.path, budget=strict)
     assert {line.name: line.ok for line in found.lines}["golden"]
     assert [v.ok for v in found.verdicts if v.name == "min_sqnr_db"] == [False]
+
+
+class Speech(nn.Module):
+    """LSTM and Linear layers: what dynamic int8 is for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cells = nn.LSTM(40, 256, batch_first=True)
+        self.head = nn.Sequential(nn.Linear(256, 512), nn.ReLU(), nn.Linear(512, 32))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.cells(x)[0][:, -1])
+
+
+def speech() -> Model:
+    torch.manual_seed(0)
+    return from_module(Speech(), (1, 10, 40), name="speech", task="tensor")
+
+
+DYNAMIC = [  # target, layers quantized, of how many, how much smaller at least
+    ("linux-torchscript-int8-dynamic", 3, 3, 3.3),
+    ("linux-onnx-int8-dynamic", 3, 3, 3.3),
+    ("linux-pt2-int8-dynamic", 2, 3, 1.15),
+    ("linux-xnnpack-int8-dynamic", 2, 3, 1.2),
+    ("linux-xnnpack-int4-dynamic", 2, 3, 1.2),
+]
+
+
+@pytest.mark.parametrize(("target", "done", "layers", "smaller"), DYNAMIC)
+def test_dynamic_int8_goes_where_it_runs(target: str, done: int, layers: int, smaller: float, artifacts: Path) -> None:
+    backend, precision = target.split("-")[1], target.split("-", 2)[2]
+    whole = edge_lab.to(speech(), f"linux-{backend}-fp32", out=artifacts)
+    bundle = edge_lab.to(speech(), target, out=artifacts)
+    assert bundle.quantization == Quantization(precision, method="ptq", quantized=done, layers=layers)  # type: ignore[arg-type]
+    assert whole.program_bytes > smaller * bundle.program_bytes
+    assert float(bundle.metrics["sqnr_db"] or 0) > (15 if "int4" in precision else 25)
+
+
+@pytest.mark.parametrize(
+    ("how", "target"),
+    [
+        ("int8-dynamic/eager", "linux-torchscript-int8-dynamic"),
+        ("int8-dynamic/inductor", "linux-pt2-int8-dynamic"),
+        ("int8-dynamic/executorch", "linux-xnnpack-int8-dynamic"),
+        ("int4-dynamic", "linux-xnnpack-int4-dynamic"),
+    ],
+)
+def test_a_dynamic_model_goes_as_it_is(how: str, target: str, artifacts: Path) -> None:
+    model, x = made(how), nets.noise()[0]
+    bundle = edge_lab.to(model, target, out=artifacts)
+    assert bundle.quantization == Quantization(how.split("/")[0], method="ptq", quantized=2, layers=4)  # type: ignore[arg-type]
+    y = edge_lab.eager(model)(x)
+    np.testing.assert_allclose(edge_lab.load(bundle)(x), y, atol=0.02 * np.abs(y).max())
+    others = {t for t in edge_lab.targets("linux-*") if t != target and "onnx" not in t}
+    with pytest.raises(InputError, match="can't become"):
+        edge_lab.to(model, sorted(others)[0], out=artifacts)
+
+
+@pytest.mark.parametrize("backend", ["torchscript", "onnx", "pt2", "xnnpack"])
+def test_dynamic_int8_of_convolutions_is_refused(backend: str, tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 8, 3))
+    with pytest.raises(ExportError, match="0 of 2 layers quantized"):
+        edge_lab.to(nets.tensor_model(net), f"linux-{backend}-int8-dynamic", out=tmp_path)
+
+
+def test_a_partly_quantized_program_says_so_in_the_report(tmp_path: Path) -> None:
+    from edge_lab.flow import run
+
+    found = run(small(), targets=["linux-torchscript-int8-dynamic"], out=tmp_path, jobs=0, progress=False)
+    row = found.rows[1]
+    assert row.precision == "int8-dynamic"
+    assert "only 2 of 4 layers are quantized" in row.notes

@@ -11,7 +11,7 @@ from edge_lab.errors import InputError
 if TYPE_CHECKING:
     import torch
 
-Form = Literal["plain", "packed", "torchao", "torch.ao", "graph"]
+Form = Literal["plain", "packed", "torchao", "torchao-intx", "torch.ao", "graph"]
 
 _MARK = "edge_lab.quantized_by"
 
@@ -43,15 +43,16 @@ def scheme_of(module: torch.nn.Module) -> Scheme:
 def form_of(module: torch.nn.Module) -> Form:
     """Who wrote the quantized weights, and so who can read them.
 
-    "graph": quantize/dequantize operators of PT2E; "torch.ao": modules of the legacy API; "torchao": its tensors;
-    "packed": weights of `quantize_weights`; "plain": floats.
+    "graph": quantize/dequantize operators of PT2E; "torch.ao": modules of the legacy API; "torchao": its tensors, and
+    "torchao-intx" those that ExecuTorch recognizes; "packed": weights of `quantize_weights`; "plain": floats.
     """
     if has_quantized_graph(module):
         return "graph"
     if any(map(_is_legacy, module.modules())):
         return "torch.ao"
-    if any(type(value).__module__.startswith("torchao") for value in module.parameters()):
-        return "torchao"
+    tensors = {type(value) for value in module.parameters() if type(value).__module__.startswith("torchao")}
+    if tensors:
+        return "torchao-intx" if any(kind.__name__.startswith("Intx") for kind in tensors) else "torchao"
     return "packed" if quantized_layers(module).quantized else "plain"
 
 
@@ -76,7 +77,7 @@ def method_of(module: torch.nn.Module) -> Method | None:
         method = getattr(part, "meta", {}).get(_MARK) if hasattr(part, "graph") else None
         if method is not None:
             return method  # type: ignore[no-any-return]
-    return "ptq" if form_of(module) in ("packed", "torchao") else None
+    return "ptq" if form_of(module) in ("packed", "torchao", "torchao-intx") else None
 
 
 def refuse_quantized(module: torch.nn.Module, name: str, verb: str) -> None:

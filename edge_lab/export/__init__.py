@@ -115,7 +115,8 @@ def _check_precision(model: Model, goal: Target) -> None:
 _MAKERS: dict[Form, str] = {
     "plain": "to_half",
     "packed": "quantize_weights",
-    "torchao": "torchao",
+    "torchao": 'DynamicInt8("inductor")',
+    "torchao-intx": 'DynamicInt8("executorch")',
     "torch.ao": "the legacy torch.ao",
     "graph": "PT2E",
 }

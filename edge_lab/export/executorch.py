@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from edge_lab.bundle import Runtime
+from edge_lab.compress.dynamic import DynamicInt8
 from edge_lab.compress.quantize import quantize
 from edge_lab.compress.quantized import has_quantized_graph
 from edge_lab.export.made_with import version_of
@@ -12,13 +13,25 @@ from edge_lab.export.ready import ready
 from edge_lab.export.target import Job, Program, exporter
 from edge_lab.quiet import quiet
 
+_DYNAMIC = {"int8-dynamic": DynamicInt8("executorch"), "int4-dynamic": DynamicInt8("executorch", weight_bits=4)}
 
-@exporter("xnnpack", "pte", ("android", "ios", "pi", "linux"), ("fp32", "fp16", "int8"), takes=("plain", "graph"))
+
+@exporter(
+    "xnnpack",
+    "pte",
+    ("android", "ios", "pi", "linux"),
+    ("fp32", "fp16", "int8", "int8-dynamic", "int4-dynamic"),
+    takes=("plain", "graph", "torchao-intx"),
+)
 def export_xnnpack(job: Job) -> Program:
-    """Write model.pte: export, (quantize,) partition for XNNPACK, lower, serialize."""
+    """Write model.pte: export, (quantize,) partition for XNNPACK, lower, serialize.
+
+    Dynamic int8 takes Linear layers only: XNNPACK has no dynamic recurrent cell, and its dynamic convolutions can be
+    lowered but not run (ExecuTorch 1.5).
+    """
     import torch
 
-    module, report = ready(job)
+    module, report = ready(job, _DYNAMIC.get(job.target.precision))
     if job.target.precision == "int8" and not has_quantized_graph(module):
         module = quantize(module, job.example, job.calibration, job.target.quantize)
     with quiet():

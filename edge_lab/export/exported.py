@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edge_lab.bundle import Runtime
+from edge_lab.compress.dynamic import DynamicInt8
+from edge_lab.compress.quantized import form_of
 from edge_lab.export.made_with import version_of
 from edge_lab.export.ready import ready
 from edge_lab.export.target import Job, Program, exporter
@@ -25,14 +27,23 @@ def exported_program(job: Job, module: torch.nn.Module | None = None) -> torch.e
     "pt2",
     "pt2",
     ("linux",),
-    ("fp32", "fp16", "bf16", "int8-weights", "int4-weights"),
-    takes=("plain", "packed"),
+    ("fp32", "fp16", "bf16", "int8-weights", "int4-weights", "int8-dynamic"),
+    takes=("plain", "packed", "torchao"),
 )
 def export_pt2(job: Job) -> Program:
-    """Write model.pt2 (torch.export.save)."""
+    """Write model.pt2 (torch.export.save).
+
+    Dynamic int8 is there to be compiled further: run as it is, each quantization step is an operator of its own, and
+    the program is slower than fp32.
+    """
     import torch
 
-    module, report = ready(job)
-    torch.export.save(exported_program(job, module), job.folder / "model.pt2")
+    module, report = ready(job, DynamicInt8("inductor") if job.target.precision == "int8-dynamic" else None)
+    program = exported_program(job, module)
+    if form_of(module) == "torchao":
+        rules: Any = torch.export.default_decompositions()
+        own = {operator: rule for operator, rule in rules.items() if str(operator).startswith("torchao")}
+        program = program.run_decompositions(own)  # torchao's own operators would need torchao to be loaded
+    torch.export.save(program, job.folder / "model.pt2")
     torch_version = version_of("torch")
     return Program("model.pt2", Runtime("pt2", "cpu", "torch", torch_version, torch_version), report)

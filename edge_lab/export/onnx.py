@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from edge_lab.bundle import Runtime
+from edge_lab.compress.layers import Layer, LayerReport
 from edge_lab.compress.quantize import check_calibration, corrected, quantize_onnx
 from edge_lab.errors import ExportError
 from edge_lab.export.exported import exported_program
@@ -14,19 +17,35 @@ from edge_lab.export.ready import ready
 from edge_lab.export.target import Job, Program, exporter
 from edge_lab.quiet import quiet
 
+_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN")  # what holds weights
+_RECURRENT = ("LSTM", "GRU", "RNN", "DynamicQuantizeLSTM")
+_INTEGER_LAYERS = ("MatMulInteger", "ConvInteger", "DynamicQuantizeLSTM")
 
-@exporter("onnx", "onnx", ("linux", "android"), ("fp32", "int8", "int8-weights", "int4-weights"), takes=("packed",))
+
+@exporter(
+    "onnx",
+    "onnx",
+    ("linux", "android"),
+    ("fp32", "int8", "int8-dynamic", "int8-weights", "int4-weights"),
+    takes=("packed",),
+)
 def export_onnx(job: Job) -> Program:
-    """Write model.onnx in one file, checked by onnx.checker."""
+    """Write model.onnx in one file, checked by onnx.checker.
+
+    Static and dynamic int8 are ONNX Runtime's own. Dynamic takes Linear and LSTM layers; dynamic convolutions exist
+    (ConvInteger) but are slower than float ones.
+    """
     path = job.folder / "model.onnx"
     module, report = ready(job)
-    if job.target.precision != "int8":
+    if job.target.precision == "int8-dynamic":
+        report = _write_dynamic(job, path)
+    elif job.target.precision != "int8":
         _write(replace(job, module=module), path)
     else:
         check_calibration(job.calibration, job.example)
         full = job.folder / "fp32.onnx"
         recipe = job.target.quantize
-        steady = corrected(job.module, job.example, job.calibration, recipe) if recipe.correct_bias else job.module
+        steady = corrected(job.module, job.example, job.calibration, recipe) if recipe.adjusts_weights else job.module
         _write(replace(job, module=steady), full)
         with quiet():
             quantize_onnx(full, path, job.calibration, job.target.quantize)
@@ -53,6 +72,53 @@ def _write(job: Job, path: Path) -> None:
             output_names=[out.name for out in job.outputs],
         )
     onnx.checker.check_model(str(path))
+
+
+def _write_dynamic(job: Job, path: Path) -> LayerReport:
+    import onnx
+    from onnxruntime.quantization import QuantType
+    from onnxruntime.quantization import quantize_dynamic as ort_quantize
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    full, folded = job.folder / "fp32.onnx", job.folder / "folded.onnx"
+    _write(job, full)
+    with quiet():
+        quant_pre_process(full, folded, skip_symbolic_shape=True)  # so that the weights of an LSTM are constants
+    model = onnx.load(folded)
+    full.unlink()
+    folded.unlink()
+    del model.graph.value_info[:]  # the quantizer turns Gemm into MatMul and stumbles over the shapes of its weights
+    with quiet():
+        ort_quantize(
+            model, path, op_types_to_quantize=["MatMul", "LSTM"], per_channel=True, weight_type=QuantType.QInt8
+        )
+    report = _counted(onnx.load(path).graph)
+    if not report.quantized:
+        kinds = ", ".join(sorted({layer.kind for layer in report.layers})) or "none with weights"
+        raise ExportError(
+            f"dynamic int8 does nothing for {job.spec.name}: 0 of {len(report.layers)} layers quantized.",
+            f"its layers are {kinds}; ONNX Runtime has fast dynamic kernels for MatMul (Linear) and LSTM only.",
+            "use linux-onnx-int8 (static), which handles convolutions, or linux-onnx-int8-weights.",
+        )
+    return report
+
+
+def _counted(graph: Any) -> LayerReport:
+    """The layers of an ONNX graph: recurrent cells, and nodes whose second input is a stored weight."""
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    layers = []
+    for node in graph.node:
+        recurrent = node.op_type in _RECURRENT
+        if node.op_type not in (*_LAYERS, *_INTEGER_LAYERS) or not (recurrent or node.input[1] in stored):
+            continue
+        integers = node.op_type in _INTEGER_LAYERS
+        weights = [stored[name] for name in node.input[1 : 3 if recurrent else 2] if name in stored]
+        values = sum(math.prod(tensor.dims) for tensor in weights)
+        size = values if integers else 4 * values
+        layers.append(
+            Layer(node.name, node.op_type, 8 if integers else 32, "int8" if integers else "float32", 4 * values, size)
+        )
+    return LayerReport(tuple(layers))
 
 
 def _refuse_fp32(path: Path) -> None:

@@ -1,10 +1,10 @@
-"""A job's module as its target wants it, by the verbs of `compress`: 16-bit floats, or weights in integers."""
+"""A job's module as its target wants it, by the verbs of `compress`: 16-bit floats, or layers in integers."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edge_lab.compress.dynamic import Half, to_half
+from edge_lab.compress.dynamic import DynamicInt8, Half, quantize_dynamic, to_half
 from edge_lab.compress.layers import LayerReport, quantized_layers
 from edge_lab.compress.quantized import scheme_of
 from edge_lab.compress.weight_only import WeightOnly, quantize_weights
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 _GROUP_OF_4_BITS = 32  # weights that share a scale; a whole channel is too coarse for 15 steps
 
 
-def ready(job: Job) -> tuple[torch.nn.Module, LayerReport | None]:
+def ready(job: Job, dynamic: DynamicInt8 | None = None) -> tuple[torch.nn.Module, LayerReport | None]:
     """A module of the target's precision, and which of its layers hold integers (None: floats, or a graph).
 
-    A module that has the precision already is returned as it is. Static int8 is left to the exporter, which knows what
-    its engine wants.
+    A module that has the precision already is returned as it is. `dynamic` is the recipe for dynamic int8 that the
+    exporter's engine wants. Static int8 is left to the exporter.
     """
     precision = job.target.precision
     model = Model(job.module, job.spec)
@@ -34,5 +34,7 @@ def ready(job: Job) -> tuple[torch.nn.Module, LayerReport | None]:
             model = quantize_weights(model, WeightOnly(8))
         elif precision == "int4-weights":
             model = quantize_weights(model, WeightOnly(4, _GROUP_OF_4_BITS))
+        elif dynamic is not None:
+            model = quantize_dynamic(model, dynamic)
     report = quantized_layers(model.module)
     return model.module, report if report.quantized else None

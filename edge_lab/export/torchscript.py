@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from edge_lab.bundle import Runtime
+from edge_lab.compress.dynamic import DynamicInt8
 from edge_lab.errors import ExportError
 from edge_lab.export.made_with import version_of
 from edge_lab.export.ready import ready
@@ -16,18 +17,20 @@ from edge_lab.export.target import Job, Program, exporter
 from edge_lab.runtime import flat_arrays
 
 
-@exporter("torchscript", "torchscript", ("linux",), ("fp32", "fp16", "bf16"), takes=("plain",))
+@exporter(
+    "torchscript", "torchscript", ("linux",), ("fp32", "fp16", "bf16", "int8-dynamic"), takes=("plain", "torch.ao")
+)
 def export_torchscript(job: Job) -> Program:
     """Write model.pt.
 
     A trace records one path through the code. Where that depends on the data, the tracer warns and the program
     would be silently wrong for other inputs; such a module is scripted instead. Weights in 8 or 4 bits have no target
-    here: `freeze` would widen them and write floats.
+    here: `freeze` would widen them and write floats. Dynamic int8 takes the legacy torch.ao kernels: Linear, LSTM, GRU.
     """
     import torch
 
     jit: Any = torch.jit
-    module, report = ready(job)
+    module, report = ready(job, DynamicInt8("eager") if job.target.precision == "int8-dynamic" else None)
     job = replace(job, module=module)
 
     with warnings.catch_warnings(record=True) as caught, torch.no_grad():
