@@ -221,3 +221,38 @@ def test_a_partly_quantized_program_says_so_in_the_report(tmp_path: Path) -> Non
     row = found.rows[1]
     assert row.precision == "int8-dynamic"
     assert "only 2 of 4 layers are quantized" in row.notes
+
+
+def stored(bundle: Bundle) -> dict[str, int]:
+    """How often each operator occurs in a Core ML program, read from the file as saved."""
+    from collections import Counter
+
+    import coremltools as ct
+
+    program = ct.utils.load_spec(str(bundle.program_path)).mlProgram
+    (block,) = program.functions["main"].block_specializations.values()
+    return Counter(op.type for op in block.operations)
+
+
+@pytest.mark.parametrize("precision", ["int8", "int8-weights"])
+def test_core_ml_int8_by_its_structure(precision: str, artifacts: Path) -> None:
+    """It can't be run on Linux: so look at what is stored."""
+    full = edge_lab.to(small(), "ios-coreml-fp32", out=artifacts)
+    bundle = edge_lab.to(small(), f"ios-coreml-{precision}", calibration=nets.noise(), out=artifacts)
+    operators = stored(bundle)
+    assert bundle.program_bytes < 0.3 * full.program_bytes
+    assert operators["conv"] == operators["linear"] == 2
+    if precision == "int8":
+        assert operators["constexpr_affine_dequantize"] == 4
+        assert operators["quantize"] == operators["dequantize"] > 0
+        counts = {"calibration": "user", "samples": 8, "quantized": 4, "layers": 4}
+        assert bundle.quantization == Quantization("int8-static", method="ptq", **counts)  # type: ignore[arg-type]
+    else:
+        assert operators["constexpr_affine_dequantize"] == 3  # the first convolution is below coremltools' limit
+        assert "quantize" not in operators
+        assert bundle.quantization == Quantization("int8-weights", method="ptq", quantized=3, layers=4)
+
+
+def test_core_ml_refuses_to_call_nothing_int8(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="nothing in this model was quantized"):
+        edge_lab.to(nets.tensor_model(nets.Good()), "ios-coreml-int8-weights", out=tmp_path)
