@@ -14,15 +14,18 @@ from functools import partial
 import edge_lab
 from edge_lab import data
 from edge_lab.compress import StaticInt8
+from edge_lab.compress.rounding import Nearest
 from edge_lab.export import target, to
 from edge_lab.measure import interleaved, parity, prepare, ratio, score
 from edge_lab.measure.parity import outputs_of
 
+FUSED = StaticInt8(fuse_pad=False, correct_bias=False, rounding=Nearest())
 RECIPES = {
-    "stock": StaticInt8(fuse_relu6=False, fuse_pad=False, correct_bias=False),
-    "+ conv and ReLU6 as one": StaticInt8(fuse_pad=False, correct_bias=False),
-    "+ pads in int8": StaticInt8(correct_bias=False),
-    "+ bias correction": StaticInt8(),
+    "stock": replace(FUSED, fuse_relu6=False),
+    "+ conv and ReLU6 as one": FUSED,
+    "+ pads in int8": replace(FUSED, fuse_pad=True),
+    "+ bias correction": StaticInt8(rounding=Nearest()),
+    "+ second-order rounding": StaticInt8(),
 }
 
 

@@ -6,6 +6,9 @@ will compute it, layer by layer; each layer's bias takes up the difference of th
 Method: M. Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV 2019, section
 4.2 (the empirical variant).
 
+The same walk rounds the weights of each layer for the inputs that it will really get, those that the layers before it
+have rounded (`compress/rounding.py`).
+
 Import this file lazily: it needs torch.
 """
 
@@ -18,21 +21,27 @@ import numpy as np
 import torch
 from torch import fx
 
+from edge_lab.compress.rounding import Nearest, SecondOrder, round_second_order, second_moments
+
 _LAYERS = (torch.ops.aten.conv1d.default, torch.ops.aten.conv2d.default, torch.ops.aten.linear.default)
 
 
-def correct_biases(prepared: fx.GraphModule, calibration: Sequence[np.ndarray]) -> int:
-    """Correct the biases of a model that `prepare_pt2e` made and that has seen its calibration inputs. In place.
+def correct(
+    prepared: fx.GraphModule, calibration: Sequence[np.ndarray], rounding: Nearest | SecondOrder, *, biases: bool = True
+) -> int:
+    """Round the weights of a model that `prepare_pt2e` made and that has seen its inputs, and correct biases. In place.
 
     Args:
         prepared: observers in place and calibrated. Its weights are rounded to the grid that their observers give, so
             that `convert_pt2e` afterwards stores exactly what was corrected here.
         calibration: a few real inputs, float32 with the example's shape; 16 are enough.
+        rounding: how weights are rounded.
+        biases: let biases take back the shift of the mean.
 
     Returns:
-        Number of layers corrected. Layers without a bias stay as they are.
+        Number of biases corrected. Layers without a bias stay as they are.
     """
-    twin = _Twin(prepared, [torch.from_numpy(x) for x in calibration])
+    twin = _Twin(prepared, [torch.from_numpy(x) for x in calibration], rounding, biases)
     with torch.no_grad():
         for node in prepared.graph.nodes:
             twin.step(node)
@@ -60,8 +69,11 @@ def _is_observer(node: fx.Node) -> bool:
 class _Twin:
     """Runs a prepared graph node by node on all inputs, in float (`exact`) and in simulated int8 (`rounded`)."""
 
-    def __init__(self, graph_module: fx.GraphModule, inputs: list[torch.Tensor]) -> None:
+    def __init__(
+        self, graph_module: fx.GraphModule, inputs: list[torch.Tensor], rounding: Nearest | SecondOrder, biases: bool
+    ) -> None:
         self.graph_module, self.inputs, self.corrected = graph_module, inputs, 0
+        self.rounding, self.biases = rounding, biases
         self.exact: dict[fx.Node, list[Any]] = {}
         self.rounded: dict[fx.Node, list[Any]] = {}
         self.last_use = {a: node for node in graph_module.graph.nodes for a in node.all_input_nodes}
@@ -75,9 +87,11 @@ class _Twin:
         elif node.op == "call_module":
             self._observer(node)
         elif node.op == "call_function":
+            if node.target in _LAYERS:
+                self._round_weight(node)
             self.exact[node] = [self._call(node, self.exact, i) for i in count]
             self.rounded[node] = [self._call(node, self.rounded, i) for i in count]
-            if node.target in _LAYERS:
+            if node.target in _LAYERS and self.biases:
                 self._correct(node)
         for used in node.all_input_nodes:
             if self.last_use[used] is node:  # activations are large
@@ -110,11 +124,28 @@ class _Twin:
             weight = self._attribute(source)
             exact = weight.clone()
             observer(weight)
-            weight.copy_(_round(weight, observer))
+            weight.copy_(_round(weight, observer))  # to the nearest; `_round_weight` may know better
             self.exact[node], self.rounded[node] = [exact] * len(self.inputs), [weight] * len(self.inputs)
             return
         self.exact[node] = self.exact[source]
         self.rounded[node] = [_round(x, observer) for x in self.rounded[source]]
+
+    def _round_weight(self, node: fx.Node) -> None:
+        """Round a layer's weight for the inputs that reach it, if it is rounded at all and belongs to this layer."""
+        held = node.args[1]
+        if not isinstance(self.rounding, SecondOrder) or not isinstance(held, fx.Node) or not _is_observer(held):
+            return
+        source, observer = held.args[0], self.graph_module.get_submodule(str(held.target))
+        if not isinstance(source, fx.Node) or source.op != "get_attr" or len(held.users) + len(source.users) > 2:
+            return  # several layers share it
+        if not hasattr(observer, "quant_min"):
+            return
+        assert isinstance(node.args[0], fx.Node)
+        exact = self.exact[held][0]
+        moments = second_moments(self.rounded[node.args[0]], exact, _settings(node))
+        scale, _ = observer.calculate_qparams()  # type: ignore[operator]
+        low, high = int(observer.quant_min), int(observer.quant_max)  # type: ignore[arg-type]
+        self._attribute(source).copy_(round_second_order(exact, moments, scale, low, high, self.rounding))
 
     def _correct(self, node: fx.Node) -> None:
         bias = node.args[2] if len(node.args) > 2 else None
@@ -131,6 +162,15 @@ class _Twin:
         shape[channel] = -1
         self.rounded[node] = [r + shift.reshape(shape) for r in self.rounded[node]]
         self.corrected += 1
+
+
+def _settings(node: fx.Node) -> dict[str, Any]:
+    """Stride, padding, dilation and groups of a convolution; {} for a linear layer."""
+    if node.target is torch.ops.aten.linear.default:
+        return {}
+    names = ("stride", "padding", "dilation", "groups")
+    given = dict(zip(names, node.args[3:], strict=False)) | {k: v for k, v in node.kwargs.items() if k in names}
+    return {"stride": [1, 1], "padding": [0, 0], "dilation": [1, 1], "groups": 1} | given
 
 
 def _mean(x: torch.Tensor, channel: int) -> torch.Tensor:

@@ -8,7 +8,7 @@ for Efficient Integer-Arithmetic-Only Inference", CVPR 2018.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,15 @@ import numpy as np
 
 from edge_lab.compress.keep_float import check_patterns, kept_onnx_nodes, mark_kept
 from edge_lab.compress.quantized import refuse_quantized
+from edge_lab.compress.ranges import (
+    MinMax,
+    Observer,
+    Percentile,
+    check_ranges,
+    onnx_calibration,
+    torchao_observer,
+)
+from edge_lab.compress.rounding import Nearest, SecondOrder
 from edge_lab.errors import ExportError, InputError
 from edge_lab.quiet import quiet
 
@@ -37,6 +46,9 @@ class StaticInt8:
         fuse_pad: add the zeros of a separate pad (TensorFlow's SAME padding) to the int8 values. The stock quantizer
             converts to float, pads, and converts back.
         correct_bias: let each layer's bias take back the shift that rounding gives its mean (`compress/correct.py`).
+        observer: how the range of an activation is read from the calibration inputs: MinMax(), MovingAverage(),
+            Histogram() (PT2E only) or Percentile() (ONNX Runtime only).
+        rounding: how weights are rounded: SecondOrder(), so that a layer's output changes least, or Nearest().
         keep_float: layers that stay in float (mixed precision): shell patterns of names in `module.named_modules()`,
             such as ("classifier", "blocks.0*"); a module is kept with all that is inside it. What `int8` layers read of
             their outputs is still rounded. `sensitivity(...).worst(n)` gives the names worth keeping.
@@ -46,10 +58,17 @@ class StaticInt8:
     fuse_relu6: bool = True
     fuse_pad: bool = True
     correct_bias: bool = True
+    observer: Observer = field(default_factory=MinMax)
+    rounding: Nearest | SecondOrder = field(default_factory=SecondOrder)
     keep_float: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_patterns(self.keep_float)
+
+    @property
+    def adjusts_weights(self) -> bool:
+        """Whether the recipe changes the float weights or biases before they are stored."""
+        return self.correct_bias or self.rounding != Nearest()
 
 
 def quantize(
@@ -67,7 +86,8 @@ def quantize(
         A graph module that computes with quantize/dequantize pairs, ready for torch.export.
 
     Raises:
-        InputError: no calibration inputs, or one of another shape or with NaN; a pattern in keep_float fits nothing.
+        InputError: no calibration inputs, or one of another shape or with NaN; weights or activations with NaN or
+            infinity; an observer that PT2E doesn't have; a pattern in keep_float fits nothing.
         ExportError: nothing in the module could be quantized.
     """
     config = config or StaticInt8()
@@ -95,7 +115,10 @@ def corrected(
     from edge_lab.compress.correct import without_observers
 
     with quiet():
-        return without_observers(_calibrated(module, example, calibration, config or StaticInt8()))
+        recipe = config or StaticInt8()
+        if isinstance(recipe.observer, Percentile):  # ONNX Runtime's own; only the walk that corrects needs ranges here
+            recipe = replace(recipe, observer=MinMax())
+        return without_observers(_calibrated(module, example, calibration, recipe))
 
 
 def _calibrated(
@@ -109,10 +132,10 @@ def _calibrated(
 
 def remedy(prepared: Any, calibration: Sequence[np.ndarray], config: StaticInt8) -> None:
     """Change weights and biases of a prepared model as the config asks. In place."""
-    if config.correct_bias:
-        from edge_lab.compress.correct import correct_biases
+    if config.adjusts_weights:
+        from edge_lab.compress.correct import correct
 
-        correct_biases(prepared, calibration[:_CORRECTION_INPUTS])
+        correct(prepared, calibration[:_CORRECTION_INPUTS], config.rounding, biases=config.correct_bias)
 
 
 def observed(
@@ -125,6 +148,7 @@ def observed(
 
     refuse_quantized(module, type(module).__name__, "quantized")
     check_calibration(calibration, example)
+    check_weights(module)
     with quiet():
         from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
 
@@ -134,7 +158,21 @@ def observed(
         with torch.no_grad():
             for x in calibration:
                 prepared(torch.from_numpy(x.copy()))
+    check_ranges(prepared)
     return prepared
+
+
+def check_weights(module: torch.nn.Module) -> None:
+    """Raise InputError if a weight, bias or buffer is NaN or infinite."""
+    import torch
+
+    for name, value in module.state_dict().items():
+        if isinstance(value, torch.Tensor) and not torch.isfinite(value).all():
+            raise InputError(
+                f"the network holds NaN or infinity in {name}.",
+                "a scale can't be computed from it, and the int8 program would answer nonsense.",
+                "check the checkpoint the weights came from.",
+            )
 
 
 def check_calibration(calibration: Sequence[np.ndarray], example: np.ndarray) -> None:
@@ -156,19 +194,21 @@ def check_calibration(calibration: Sequence[np.ndarray], example: np.ndarray) ->
 
 
 def xnnpack_quantizer(config: StaticInt8) -> Any:
-    """ExecuTorch's XNNPACKQuantizer with min/max observers, and with conv + ReLU6 as one unit if asked for."""
+    """ExecuTorch's XNNPACKQuantizer with the config's observer, and with conv + ReLU6 as one unit if asked for."""
     from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
         XNNPACKQuantizer,
         get_symmetric_quantization_config,
     )
-    from torchao.quantization.pt2e import MinMaxObserver
 
     stock = get_symmetric_quantization_config(is_per_channel=config.per_channel)
-    # The stock HistogramObserver is minutes slower on a CPU and no better here.
-    activation = replace(stock.input_activation, observer_or_fake_quant_ctr=MinMaxObserver.with_args(eps=2**-12))
+    observer = torchao_observer(config.observer)
+    activation = replace(stock.input_activation, observer_or_fake_quant_ctr=observer)
     qconfig = replace(stock, input_activation=activation, output_activation=activation)
 
     class FusedClampQuantizer(XNNPACKQuantizer):  # type: ignore[misc]
+        # Batch norms are folded by now; to look for them all the same, torchao would trace twelve patterns: 3 s.
+        SUPPORTED_PATTERNS = [p for p in XNNPACKQuantizer.SUPPORTED_PATTERNS if not p.is_qat]  # noqa: RUF012
+
         def annotate(self, model: Any) -> Any:
             mark_kept(model, config.keep_float)
             _annotate_convs(model, qconfig, config)
@@ -248,14 +288,18 @@ def quantize_onnx(
         target: the file to write.
         calibration: real float32 inputs of the model's shape.
         config: default StaticInt8(); `fuse_relu6` has no effect, since ONNX Runtime fuses clamps itself.
+
+    Raises:
+        InputError: ONNX Runtime has no such observer.
     """
     import tempfile
 
-    from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType
     from onnxruntime.quantization import quantize_static as ort_quantize
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     config = config or StaticInt8()
+    method, options = onnx_calibration(config.observer)
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self, name: str) -> None:
@@ -278,6 +322,16 @@ def quantize_onnx(
             per_channel=config.per_channel,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            calibrate_method=CalibrationMethod.MinMax,
+            calibrate_method=method,
+            extra_options=options | _float_outputs(onnx.load(prepared).graph),
             nodes_to_exclude=kept_onnx_nodes(onnx.load(prepared).graph, config.keep_float),
         )
+
+
+def _float_outputs(graph: Any) -> dict[str, list[str]]:
+    """Let a final linear layer write floats: nothing int8 reads them, and 256 steps are few for a thousand scores."""
+    ends = {output.name for output in graph.output}
+    linear = [node for node in graph.node if node.op_type in ("Gemm", "MatMul")]
+    if not linear or not all(ends.issuperset(node.output) for node in linear):
+        return {}
+    return {"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]}

@@ -1,0 +1,147 @@
+"""Round weights so that a layer's output changes least, not each weight: the second-order rule.
+
+Rounding every weight to its nearest step treats weights as strangers. But a layer's inputs are correlated, so the error
+that one weight makes can be taken back by those that are not rounded yet. Method: E. Frantar et al., "GPTQ: Accurate
+Post-Training Quantization for Generative Pre-trained Transformers", ICLR 2023 (with its rules for order and damping),
+after B. Hassibi and D. Stork, "Optimal Brain Surgeon", 1993. Here it also serves convolutions, depthwise ones included:
+each group of channels is a small problem of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from edge_lab.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+_BLOCK = 128  # columns whose corrections are collected before they reach the rest
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """Every weight goes to the nearest step of its scale."""
+
+
+@dataclass(frozen=True)
+class SecondOrder:
+    """Weights are rounded one input after the other; those that remain make up for the error (GPTQ).
+
+    Time and memory grow with the square of a filter's inputs (kernel height x width x channels): seconds for a mobile
+    net, a minute for a ResNet.
+
+    Attributes:
+        damping: trust in the calibration inputs, above 0: this share of the mean squared input counts as noise that is
+            the same in all directions. Large values end at `Nearest()`.
+    """
+
+    damping: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not self.damping > 0:
+            raise InputError(
+                f"SecondOrder(damping={self.damping}) can't be used.",
+                "few calibration inputs leave directions that no input has, and only damping makes them solvable.",
+                "pass a number above 0; 0.01 is usual. Rounding without inputs is Nearest().",
+            )
+
+
+def second_moments(inputs: Sequence[torch.Tensor], weight: torch.Tensor, settings: dict[str, Any]) -> torch.Tensor:
+    """Mean of x x^T over everything that the filters of a layer are multiplied with.
+
+    Args:
+        inputs: what enters the layer, (1, C, H, W), (1, C, L) or (..., in).
+        weight: (out, C/groups, kh, kw), (out, C/groups, k) or (out, in).
+        settings: of the convolution: stride, padding, dilation (lists of integers), groups; {} for a linear layer.
+
+    Returns:
+        float64 (groups, k, k), k weights in a filter.
+    """
+    import torch
+
+    groups, k = settings.get("groups", 1), weight[0].numel()
+    total, count = torch.zeros(groups, k, k, dtype=torch.float64), 0
+    for x in inputs:
+        columns = _columns(x, weight, settings)
+        total += columns @ columns.transpose(1, 2)
+        count += columns.shape[2]
+    return total / count
+
+
+def round_second_order(
+    weight: torch.Tensor, moments: torch.Tensor, scale: torch.Tensor, lowest: int, highest: int, config: SecondOrder
+) -> torch.Tensor:
+    """Weights on the integer grid of `scale` that keep a layer's output close.
+
+    Args:
+        weight: (out, ...) float32; a row is one filter.
+        moments: of its inputs, from `second_moments`: (groups, k, k).
+        scale: step per filter, (out,), or one for all, (1,). The zero point is 0.
+        lowest, highest: range of the integers.
+        config: damping.
+
+    Returns:
+        The same shape as `weight`, every value a whole number of steps.
+    """
+    import torch
+
+    groups, k = moments.shape[:2]
+    rows = weight.reshape(groups, -1, k)
+    step = scale.expand(weight.shape[0]).reshape(groups, -1, 1)
+    power = torch.diagonal(moments, dim1=1, dim2=2)
+    order = power.argsort(dim=1, descending=True)  # what matters most is rounded while all others can still adapt
+    rows = rows.gather(2, order[:, None].expand_as(rows))
+    moments = moments.gather(1, order[:, :, None].expand_as(moments)).gather(2, order[:, None].expand_as(moments))
+    noise = config.damping * power.mean(1) + 1e-12
+    moments = moments + noise[:, None, None] * torch.eye(k, dtype=moments.dtype)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(moments))
+    factor = torch.linalg.cholesky(inverse, upper=True).to(rows.dtype)
+    rounded = _round_columns(rows.clone(), factor, step, lowest, highest)
+    back = torch.empty_like(rounded).scatter_(2, order[:, None].expand_as(rounded), rounded)
+    return back.reshape(weight.shape)
+
+
+def _round_columns(
+    rows: torch.Tensor, factor: torch.Tensor, step: torch.Tensor, lowest: int, highest: int
+) -> torch.Tensor:
+    """Round column by column; each error moves the columns to its right. Changes `rows` and returns it.
+
+    Weights at the end of the range stay there.
+
+    rows (groups, out, k); factor: upper Cholesky factor of the inverse moments, (groups, k, k); step (groups, out, 1).
+    """
+    import torch
+
+    k = rows.shape[2]
+    start_steps = torch.round(rows / step)
+    pinned = start_steps.abs() >= highest  # a quantizer that reads its scale from these weights shall find the same
+    for start in range(0, k, _BLOCK):
+        stop = min(start + _BLOCK, k)
+        errors = torch.empty_like(rows[:, :, start:stop])
+        for i in range(start, stop):
+            exact = rows[:, :, i : i + 1].clone()
+            steps = torch.where(pinned[:, :, i : i + 1], start_steps[:, :, i : i + 1], torch.round(exact / step))
+            rows[:, :, i : i + 1] = torch.clamp(steps, lowest, highest) * step
+            error = (exact - rows[:, :, i : i + 1]) / factor[:, i, i][:, None, None]
+            rows[:, :, i + 1 : stop] -= error * factor[:, i : i + 1, i + 1 : stop]
+            errors[:, :, i - start : i - start + 1] = error
+        rows[:, :, stop:] -= errors @ factor[:, start:stop, stop:]
+    return rows
+
+
+def _columns(x: torch.Tensor, weight: torch.Tensor, settings: dict[str, Any]) -> torch.Tensor:
+    """What the filters meet at every position: (groups, k, positions)."""
+    from torch.nn import functional
+
+    if not settings:
+        return x.reshape(1, -1, x.shape[-1]).transpose(1, 2)
+    size = tuple(weight.shape[2:])
+    stride, padding, dilation = (settings[name] for name in ("stride", "padding", "dilation"))
+    if weight.ndim == 3:  # one-dimensional: an image of height 1
+        x, size = x.unsqueeze(2), (1, *size)
+        stride, padding, dilation = (1, *stride), (0, *padding), (1, *dilation)
+    patches = functional.unfold(x, size, tuple(dilation), tuple(padding), tuple(stride))
+    return patches.transpose(0, 1).reshape(settings["groups"], weight[0].numel(), -1)
