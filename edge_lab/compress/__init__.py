@@ -8,6 +8,8 @@ from edge_lab.compress.prune import Structured, Unstructured, finetune, prune, s
 from edge_lab.compress.prune_report import LayerChange, PruneReport, prune_report
 from edge_lab.compress.qat import QAT, QATResult, post_training, qat
 from edge_lab.compress.quantize import StaticInt8, quantize, quantize_onnx
+from edge_lab.compress.ranges import Histogram, MinMax, MovingAverage, Percentile
+from edge_lab.compress.rounding import Nearest, SecondOrder
 from edge_lab.compress.sensitivity import LayerSensitivity, Sensitivity, sensitivity
 from edge_lab.compress.teacher import TeacherCache, teacher_cache
 from edge_lab.compress.weight_only import (
@@ -23,12 +25,18 @@ __all__ = [
     "Distill",
     "DynamicInt8",
     "Half",
+    "Histogram",
     "Layer",
     "LayerChange",
     "LayerReport",
     "LayerSensitivity",
+    "MinMax",
+    "MovingAverage",
+    "Nearest",
+    "Percentile",
     "PruneReport",
     "QATResult",
+    "SecondOrder",
     "Sensitivity",
     "StaticInt8",
     "Structured",
