@@ -23,7 +23,7 @@ from edge_lab.spec import ModelSpec, TensorSpec
 SCHEMA_VERSION = 2  # the newest that this reader understands
 MANIFEST = "bundle.json"
 
-Format = Literal["torchscript", "pt2", "onnx", "pte", "mlpackage"]
+Format = Literal["torchscript", "pt2", "onnx", "pte", "mlpackage", "aoti"]
 Scheme = Literal[
     "fp32",
     "fp16",
@@ -276,7 +276,8 @@ def _converter() -> Any:
 
 def _to_json(bundle: Bundle) -> dict[str, Any]:
     # The oldest version that can say it: older readers go on reading what they understand.
-    version = 1 if bundle.quantization.scheme in _SCHEMES_OF_VERSION_1 else 2
+    first = bundle.quantization.scheme in _SCHEMES_OF_VERSION_1 and bundle.runtime.format != "aoti"
+    version = 1 if first else 2
     document: dict[str, Any] = {"schema_version": version, "labels": None} | _converter().unstructure(bundle)
     del document["path"], document["spec"]["labels"]  # labels live in labels.txt
     return json.loads(json.dumps(document))  # type: ignore[no-any-return]  # tuples become lists, as a reader sees them

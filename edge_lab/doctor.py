@@ -44,7 +44,7 @@ def check() -> tuple[Check, ...]:
     with ThreadPoolExecutor(2) as pool:
         probed = [pool.submit(probe) for probe in probes]
         quick = [_python(), *_packages()]
-        rest = [_coreml_prediction(), _cpu(), _disk(), _memory(), _cache(), _real_data(), _jupyter()]
+        rest = [_coreml_prediction(), _compiler(), _cpu(), _disk(), _memory(), _cache(), _real_data(), _jupyter()]
         return (*quick, *(p.result() for p in probed), *rest)
 
 
@@ -185,6 +185,14 @@ def _coreml_prediction() -> Check:
         )
     code = "import coremltools.libcoremlpython as p\nprint('runs', p.__name__)"
     return _probe("Core ML prediction", code, "runs", _reinstall("coremltools"), required=False)
+
+
+def _compiler() -> Check:
+    """Without importing torch: it looks for the same names as Inductor."""
+    name = os.environ.get("CXX") or "g++"
+    found = shutil.which(name)
+    fix = "apt install g++, or set CXX; only the linux-inductor targets need one"
+    return Check("C++ compiler", found is not None, found or f"no {name}", fix, required=False)
 
 
 def _cpu() -> Check:

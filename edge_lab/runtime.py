@@ -245,10 +245,22 @@ def _mlpackage(bundle: Bundle, threads: int) -> Run:
     return lambda x: tuple(np.asarray(model.predict({name: x})[out.name]) for out in bundle.outputs)
 
 
+def _aoti(bundle: Bundle, threads: int) -> Run:
+    import torch
+
+    from edge_lab.export.native import refuse_foreign
+
+    refuse_foreign(bundle)
+    with quiet():
+        program = torch._inductor.aoti_load_package(str(bundle.program_path))
+    return _torch_run(program, threads)
+
+
 _ENGINES: dict[str, Callable[[Bundle, int], Run]] = {
     "torchscript": _torchscript,
     "pt2": _pt2,
     "onnx": _onnx,
     "pte": _pte,
     "mlpackage": _mlpackage,
+    "aoti": _aoti,
 }

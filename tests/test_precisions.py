@@ -256,3 +256,33 @@ def test_core_ml_int8_by_its_structure(precision: str, artifacts: Path) -> None:
 def test_core_ml_refuses_to_call_nothing_int8(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="nothing in this model was quantized"):
         edge_lab.to(nets.tensor_model(nets.Good()), "ios-coreml-int8-weights", out=tmp_path)
+
+
+def test_the_documented_table_is_the_registry() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "targets.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:3] == "| `"]
+    header = next(line for line in text.splitlines() if line.startswith("| backend |"))
+    precisions = [cell.strip() for cell in header.strip("|").split("|")][2:]
+    documented = {
+        f"{platform.strip()}-{row[0].split('`')[1]}-{precision}"
+        for row in rows
+        if len(row) == len(precisions) + 2
+        for platform in row[1].split(",")
+        for precision, there in zip(precisions, row[2:], strict=True)
+        if there == "yes"
+    }
+    assert documented == set(edge_lab.targets())
+
+
+def test_a_graph_goes_to_core_ml_as_it_is(tmp_path: Path) -> None:
+    """Trained or calibrated elsewhere: nobody calibrates again, and the record says no more than is known."""
+    from edge_lab.compress import quantize
+
+    model, x = small(), nets.noise()
+    graph = quantize(model.module, x[0], x)
+    mark(graph, "qat")
+    bundle = edge_lab.to(Model(graph, model.spec), "ios-coreml-int8", out=tmp_path)
+    assert bundle.quantization == Quantization("int8-static", None, 0, "qat", quantized=4, layers=4)
+    assert stored(bundle)["constexpr_affine_dequantize"] == 4
+    with pytest.raises(InputError, match="already int8-static"):
+        edge_lab.to(Model(graph, model.spec), "linux-onnx-int8", out=tmp_path)

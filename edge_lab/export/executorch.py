@@ -27,8 +27,8 @@ _DYNAMIC = {"int8-dynamic": DynamicInt8("executorch"), "int4-dynamic": DynamicIn
 def export_xnnpack(job: Job) -> Program:
     """Write model.pte: export, (quantize,) partition for XNNPACK, lower, serialize.
 
-    Dynamic int8 takes Linear layers only: XNNPACK has no dynamic recurrent cell, and its dynamic convolutions can be
-    lowered but not run (ExecuTorch 1.5).
+    Dynamic int8 takes Linear layers only: ExecuTorch 1.5 has no dynamic recurrent cell, and a mobile network with
+    dynamic convolutions can be lowered but not run.
     """
     import torch
 
