@@ -167,6 +167,19 @@ def _export_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--force", action="store_true", help="export even if the bundle is up to date")
 
 
+def _compress_arguments(p: argparse.ArgumentParser) -> None:
+    _model_arguments(p, None)
+    p.add_argument("--images", required=True, metavar="FOLDER|SET", help="pictures that recipes are judged by")
+    p.add_argument("--limit", type=_count, metavar="N", help="at most N pictures, evenly spread")
+    p.add_argument(
+        "--min-agreement", type=float, metavar="PERCENT", help="answers that must be those of the float model"
+    )
+    p.add_argument("--min-sqnr", type=float, metavar="DB", help="signal to noise ratio of the raw outputs")
+    p.add_argument("--max-top1-loss", type=float, metavar="POINTS", help="needs labelled pictures")
+    p.add_argument("--max-size-mb", type=float, metavar="MB", help="size of the program")
+    p.add_argument("--best-effort", action="store_true", help="write the closest program even if it breaks a limit")
+
+
 def _check_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder with a bundle.json")
     p.add_argument("--budget", type=Path, metavar="TOML", help="limits (default: budgets.toml here, if there is one)")
@@ -212,6 +225,11 @@ _COMMANDS = {
         "write one bundle",
         "edge-lab export efficientnet_lite0 --target android-xnnpack-int8",
         _export_arguments,
+    ),
+    "compress": (
+        "find the cheapest int8 recipe that keeps a budget, and write the bundle",
+        "edge-lab compress efficientnet_lite0 --images photos/ --min-agreement 98 --max-size-mb 5",
+        _compress_arguments,
     ),
     "check": (
         "verify a bundle, run its golden vectors, hold it against budgets",

@@ -100,6 +100,28 @@ def export(a: Namespace) -> int:
     return 0
 
 
+def compress(a: Namespace) -> int:
+    """`edge-lab compress`: 0 if a recipe keeps the budget; without --best-effort nothing is written otherwise."""
+    from edge_lab.compress import CompressionBudget, auto
+    from edge_lab.export import to
+    from edge_lab.flow import image_set
+    from edge_lab.zoo import create
+
+    budget = CompressionBudget(a.min_agreement, a.min_sqnr, a.max_top1_loss, a.max_size_mb)
+    model = create(a.model, weights=a.weights, input_shape=a.input)
+    images = image_set(a.images)
+    images = images.take(a.limit) if a.limit else images
+    calibration = image_set(a.calibration).take(32) if a.calibration else None
+    result = auto(model, images, budget, calibration=calibration, log=lambda line: print(line, file=sys.stderr))
+    print(result.table())
+    if not result.met and not a.best_effort:
+        print("no bundle was written; --best-effort writes the closest.", file=sys.stderr)
+        return 1
+    bundle = to(result.model, "android-xnnpack-int8", golden=images, out=a.out)
+    print(f"{bundle.path}  {bundle.program_bytes / 1e6:.2f} MB")
+    return 0 if result.met else 1
+
+
 def check(a: Namespace) -> int:
     """`edge-lab check`."""
     from edge_lab.check import check as examine

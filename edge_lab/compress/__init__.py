@@ -1,7 +1,10 @@
 """Make a model smaller: config objects in, a new model out."""
 
+from edge_lab.compress.auto import AutoResult, Step, auto
+from edge_lab.compress.auto_score import CompressionBudget, Quality
 from edge_lab.compress.distill import Distill, distill, keep_labels
 from edge_lab.compress.dynamic import DynamicInt8, Half, quantize_dynamic, to_half
+from edge_lab.compress.equalize import Equalizable, equalizable, equalize
 from edge_lab.compress.layers import Layer, LayerReport, quantized_layers
 from edge_lab.compress.norm import refresh_norm
 from edge_lab.compress.prune import Structured, Unstructured, finetune, prune, sparsity
@@ -22,8 +25,11 @@ from edge_lab.compress.weight_only import (
 
 __all__ = [
     "QAT",
+    "AutoResult",
+    "CompressionBudget",
     "Distill",
     "DynamicInt8",
+    "Equalizable",
     "Half",
     "Histogram",
     "Layer",
@@ -36,14 +42,19 @@ __all__ = [
     "Percentile",
     "PruneReport",
     "QATResult",
+    "Quality",
     "SecondOrder",
     "Sensitivity",
     "StaticInt8",
+    "Step",
     "Structured",
     "TeacherCache",
     "Unstructured",
     "WeightOnly",
+    "auto",
     "distill",
+    "equalizable",
+    "equalize",
     "expand_weights",
     "finetune",
     "keep_labels",

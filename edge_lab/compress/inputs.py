@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,9 +10,6 @@ from edge_lab.data.images import ImageSet
 from edge_lab.errors import InputError
 from edge_lab.spec import preprocess
 from edge_lab.zoo import Model
-
-if TYPE_CHECKING:
-    import torch
 
 Inputs = ImageSet | Iterable[np.ndarray]
 CALIBRATION_IMAGES = 32
@@ -74,16 +70,3 @@ def calibration_arrays(calibration: Inputs | None, model: Model) -> list[np.ndar
 
         calibration = load("calibration", limit=CALIBRATION_IMAGES)
     return arrays(calibration, model, "calibration")
-
-
-def refuse_nonfinite(module: torch.nn.Module, name: str) -> None:
-    """Raise InputError if a weight or a running statistic is NaN or infinite."""
-    import torch
-
-    for key, value in module.state_dict().items():
-        if isinstance(value, torch.Tensor) and value.is_floating_point() and not torch.isfinite(value).all():
-            raise InputError(
-                f"{name} holds NaN or infinity in {key}.",
-                "a scale can't be computed from it.",
-                "check the checkpoint the weights came from; training may have diverged.",
-            )
