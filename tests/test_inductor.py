@@ -14,6 +14,7 @@ import torch
 
 import edge_lab
 from edge_lab.bundle import Bundle
+from edge_lab.check import check
 from edge_lab.compress import StaticInt8
 from edge_lab.compress.backends import quantize_inductor
 from edge_lab.compress.quantized import method_of, scheme_of
@@ -79,6 +80,16 @@ def test_the_int8_graph_stays_close_to_float() -> None:
     assert 10 * np.log10((want**2).sum() / ((want - got) ** 2).sum()) > 25
 
 
+def test_every_format_has_an_engine_and_can_be_measured_in_a_fresh_process() -> None:
+    from typing import get_args
+
+    from edge_lab import bundle, runtime
+    from edge_lab.measure import child
+
+    formats = set(get_args(bundle.Format))
+    assert set(runtime._ENGINES) == set(child._ENGINE_MODULES) == formats
+
+
 def test_recipes_that_inductor_does_not_have_are_refused() -> None:
     model, x = nets.good(), nets.noise()
     for config in (StaticInt8(per_channel=False), StaticInt8(keep_float=("head*",))):
@@ -100,3 +111,5 @@ def test_int8_is_compiled_and_runs(tmp_path: Path) -> None:
     with torch.no_grad():
         expected = graph(torch.from_numpy(x[0])).numpy()
     np.testing.assert_allclose(load(bundle)(x[0]), expected, atol=0.02 * np.abs(expected).max())
+    checked = check(bundle.path)  # loads it in a fresh process too, which must find the note
+    assert checked.ok, checked

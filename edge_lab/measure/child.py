@@ -28,6 +28,7 @@ _ENGINE_MODULES = {
     "onnx": ("onnxruntime",),
     "pte": ("torch", "executorch.extension.pybindings._C"),
     "mlpackage": ("coremltools",),
+    "aoti": ("torch", "torch._inductor.package"),
 }
 
 
