@@ -184,6 +184,24 @@ def compare(before: Path | str, after: Path | str, limit: Mapping[str, float]) -
     return [c for c in changes if c.before is not None or c.after is not None]
 
 
+_SPEED = ("cpu", "arch", "cores")  # facts of `measure.machine` without which times can't be compared
+
+
+def other_machine(before: Path | str, after: Path | str) -> tuple[str, ...]:
+    """What differs between the machines of two benches or runs, as text such as "cpu: A, then B"; empty if nothing.
+
+    Files without facts about their machine differ in nothing: all that can be said of them is their numbers.
+    """
+    old, new = (_machine(Path(path)) for path in (before, after))
+    return tuple(f"{k}: {old[k]}, then {new[k]}" for k in _SPEED if k in old and k in new and old[k] != new[k])
+
+
+def _machine(path: Path) -> dict[str, Any]:
+    document = json.loads(path.read_text(encoding="utf-8"))
+    facts = document.get("machine") if isinstance(document, dict) else None
+    return facts if isinstance(facts, dict) else {}
+
+
 def _rows(path: Path) -> dict[str, TargetResult]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))

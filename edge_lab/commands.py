@@ -170,7 +170,7 @@ def bench(a: Namespace) -> int:
 def compare(a: Namespace) -> int:
     """`edge-lab compare`."""
     from edge_lab.bench import compare as changes_between
-    from edge_lab.bench import limits
+    from edge_lab.bench import limits, other_machine
     from edge_lab.report.findings import number
     from edge_lab.report.text import aligned
 
@@ -192,6 +192,8 @@ def compare(a: Namespace) -> int:
     worse = sum(c.worse for c in changes)
     allowed = ", ".join(f"{name} {percent:g} %" for name, percent in limit.items())
     print(f"\n{worse} of {len(changes)} worse than allowed ({allowed})")
+    for difference in other_machine(a.before, a.after):
+        print(f"warning: times of two machines, {difference}", file=sys.stderr)
     return 1 if worse else 0
 
 
@@ -252,19 +254,13 @@ def models(a: Namespace) -> int:
     return 0
 
 
-_ELSEWHERE = {  # licences of the sets that are not shipped, said before anyone downloads them
-    "cifar10": "none stated; cite Krizhevsky 2009",
-    "imagenette": "Apache 2.0 (the selection); photos as in ImageNet, for research",
-    "imagenet-sample": "as ImageNet: for research; the photos are their owners'",
-}
-
-
 def data(_: Namespace) -> int:
     """`edge-lab data`. Sets that would have to be downloaded are named, not fetched."""
-    from edge_lab.data import load, sets
+    from edge_lab.data import sets
+    from edge_lab.data.catalog import licence
 
     for name, about in sets().items():
-        shipped = name not in _ELSEWHERE
+        text, shipped = licence(name)
         print(f"{name}: {about}" + ("" if shipped else " (from $EDGE_LAB_DATA, or downloaded on first use)"))
-        print(f"  licence: {load(name).licence if shipped else _ELSEWHERE[name]}")
+        print(f"  licence: {text}")
     return 0

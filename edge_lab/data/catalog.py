@@ -12,11 +12,16 @@ from edge_lab.errors import InputError
 
 @dataclass(frozen=True)
 class Entry:
-    """One set: what it is in a line, its splits, and the function that makes a split."""
+    """One set: what it is in a line, its splits, and the function that makes a split.
+
+    `licence` is that of a set that does not come with the package, known before anyone downloads it; None: it comes
+    with the package, and its images say.
+    """
 
     about: str
     splits: tuple[str, ...]
     make: Callable[[str], ImageSet]
+    licence: str | None = None
 
 
 _SETS = {
@@ -26,9 +31,16 @@ _SETS = {
     "calibration": Entry(
         "120 crops of six other photos, to calibrate int8", ("test",), lambda _: photos.crops("calibration")
     ),
-    "cifar10": Entry("CIFAR-10, 32x32, 10 classes", ("train", "test"), real.cifar10),
-    "imagenette": Entry("Imagenette, ten ImageNet classes, short side 320", ("train", "val", "test"), real.imagenette),
-    "imagenet-sample": Entry("one photo of each ImageNet class", ("test",), lambda _: real.imagenet_sample()),
+    "cifar10": Entry("CIFAR-10, 32x32, 10 classes", ("train", "test"), real.cifar10, real.CIFAR10_LICENCE),
+    "imagenette": Entry(
+        "Imagenette, ten ImageNet classes, short side 320",
+        ("train", "val", "test"),
+        real.imagenette,
+        real.IMAGENETTE_LICENCE,
+    ),
+    "imagenet-sample": Entry(
+        "one photo of each ImageNet class", ("test",), lambda _: real.imagenet_sample(), real.SAMPLE_LICENCE
+    ),
 }
 
 
@@ -68,3 +80,9 @@ def load(name: str, split: str = "test", limit: int | None = None) -> ImageSet:
 def sets() -> dict[str, str]:
     """Name of every set, with one line on what it is."""
     return {name: entry.about for name, entry in _SETS.items()}
+
+
+def licence(name: str) -> tuple[str, bool]:
+    """Licence of a set that `sets()` names, and whether it comes with the package; nothing is downloaded for it."""
+    entry = _SETS[name]
+    return (load(name).licence, True) if entry.licence is None else (entry.licence, False)

@@ -22,6 +22,10 @@ IMAGENETTE_SHA256 = "569b4497c98db6dd29f335d1f109cf315fe127053cedf69010d047f0188
 SAMPLE_COMMIT = "bc69043e2862758a1906c6a24a792bb28c6bb2ff"
 SAMPLE_URL = f"https://github.com/EliSchwartz/imagenet-sample-images/archive/{SAMPLE_COMMIT}.zip"
 
+CIFAR10_LICENCE = "none stated; cite Krizhevsky 2009"
+IMAGENETTE_LICENCE = "Apache 2.0 (the selection); photos as in ImageNet, for research"
+SAMPLE_LICENCE = "as ImageNet: for research; the photos are their owners'"
+
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 # Imagenette's ten folders and their places among the 1,000 ImageNet classes
 IMAGENETTE_CLASSES = {
@@ -73,7 +77,7 @@ def _cifar10_zip(path: Path, split: str) -> ImageSet:
         labels=CIFAR10_CLASSES,
         targets=tuple((CIFAR10_CLASSES.index(member.split("/")[-2]),) for member in members),
         names=tuple("/".join(member.split("/")[-2:]) for member in members),
-        licence="none stated; cite Krizhevsky 2009",
+        licence=CIFAR10_LICENCE,
         source=f"CIFAR-10 {split}, as JPEG or PNG in {path.name} of $EDGE_LAB_DATA",
         fingerprint=hash_of("cifar10", split, *members, *contents),
         read=ZipReader(str(path), tuple(members)),
@@ -94,7 +98,7 @@ def cifar10_binary(archive: Path, split: str) -> ImageSet:
         labels=CIFAR10_CLASSES,
         targets=tuple((k,) for k in classes),
         names=tuple(f"{CIFAR10_CLASSES[k]}/{i:05d}" for i, k in enumerate(classes)),
-        licence="none stated; cite Krizhevsky 2009",
+        licence=CIFAR10_LICENCE,
         source=f"CIFAR-10 {split}, binary version: {CIFAR10_URL}",
         fingerprint=hash_of("cifar10-binary", split, *members, *contents),
         read=ArrayReader(array),
@@ -130,7 +134,7 @@ def imagenette(split: str) -> ImageSet:
         labels=imagenet_classes(),
         targets=tuple((IMAGENETTE_CLASSES[member.split("/")[-2]],) for member in members),
         names=tuple("/".join(member.split("/")[-2:]) for member in members),
-        licence="Apache 2.0 (the selection); photos as in ImageNet, for research",
+        licence=IMAGENETTE_LICENCE,
         source=f"Imagenette 2, 320 px, {folder}: {IMAGENETTE_URL}",
         fingerprint=hash_of("imagenette", folder, *members, *contents),
         read=ZipReader(str(archive), tuple(members)),
@@ -170,7 +174,7 @@ def _sample(path: Path, pattern: str) -> ImageSet:
         labels=imagenet_classes(),
         targets=tuple((k,) for k in classes),
         names=tuple(member.split("/")[-1] for member in members),
-        licence="as ImageNet: for research; the photos are their owners'",
+        licence=SAMPLE_LICENCE,
         source=f"github.com/EliSchwartz/imagenet-sample-images ({path.name})",
         fingerprint=hash_of("imagenet-sample", *members, *contents),
         read=ZipReader(str(path), tuple(members)),
