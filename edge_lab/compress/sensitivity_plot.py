@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from edge_lab.compress.sensitivity import LayerSensitivity, Sensitivity
 
 _BLUE, _RED, _GREY = "#0072b2", "#d55e00", "#999999"
-_NAMED = 5
+_NAMED = 3
 _CUT = 0.5
 
 
