@@ -2,6 +2,7 @@
 
 from edge_lab.compress.auto import AutoResult, Step, auto
 from edge_lab.compress.auto_score import CompressionBudget, Quality
+from edge_lab.compress.backends import quantize_inductor
 from edge_lab.compress.distill import Distill, distill, keep_labels
 from edge_lab.compress.dynamic import DynamicInt8, Half, quantize_dynamic, to_half
 from edge_lab.compress.equalize import Equalizable, equalizable, equalize
@@ -11,6 +12,7 @@ from edge_lab.compress.prune import Structured, Unstructured, finetune, prune, s
 from edge_lab.compress.prune_report import LayerChange, PruneReport, prune_report
 from edge_lab.compress.qat import QAT, QATResult, post_training, qat
 from edge_lab.compress.quantize import StaticInt8, quantize, quantize_onnx
+from edge_lab.compress.quantized import scheme_of
 from edge_lab.compress.ranges import Histogram, MinMax, MovingAverage, Percentile
 from edge_lab.compress.rounding import Nearest, SecondOrder
 from edge_lab.compress.sensitivity import LayerSensitivity, Sensitivity, sensitivity
@@ -65,11 +67,13 @@ __all__ = [
     "qat",
     "quantize",
     "quantize_dynamic",
+    "quantize_inductor",
     "quantize_onnx",
     "quantize_weights",
     "quantized_layers",
     "refresh_norm",
     "save_weights",
+    "scheme_of",
     "sensitivity",
     "sparsity",
     "teacher_cache",
