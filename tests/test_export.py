@@ -56,6 +56,7 @@ def test_int8_is_smaller_and_says_what_calibrated_it(artifacts: Path) -> None:
         assert small.quantization.scheme == "int8-static"
         assert small.quantization.samples == 32
         assert small.quantization.calibration == "calibration"
+        assert small.quantization.quantized == small.quantization.layers
 
 
 def test_everything_is_delegated_to_xnnpack(artifacts: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from edge_lab.bundle import Runtime
 from edge_lab.compress.dynamic import DynamicInt8
+from edge_lab.compress.layers import quantized_layers
 from edge_lab.compress.quantize import quantize
 from edge_lab.compress.quantized import has_quantized_graph
 from edge_lab.export.expand import expand_hardsigmoid
@@ -35,6 +36,7 @@ def export_xnnpack(job: Job) -> Program:
     module, report = ready(job, _DYNAMIC.get(job.target.precision))
     if job.target.precision == "int8" and not has_quantized_graph(module):
         module = quantize(module, job.example, job.calibration, job.target.quantize)
+        report = quantized_layers(module)
     with quiet():
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower

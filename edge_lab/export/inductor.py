@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from edge_lab.bundle import Runtime
 from edge_lab.compress.backends import quantize_inductor
 from edge_lab.compress.dynamic import DynamicInt8
+from edge_lab.compress.layers import quantized_layers
 from edge_lab.errors import ExportError, MissingTool
 from edge_lab.export.exported import exported_program
 from edge_lab.export.made_with import version_of
@@ -38,6 +39,7 @@ def export_inductor(job: Job) -> Program:
                 "use linux-xnnpack-int8 here, or compile on an x86 machine.",
             )
         module = quantize_inductor(module, job.example, job.calibration, job.target.quantize)
+        report = quantized_layers(module)
     path = job.folder / "model.aoti"
     _compile(exported_program(job, module), path)
     vouch(path)

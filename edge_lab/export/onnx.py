@@ -50,7 +50,7 @@ def export_onnx(job: Job) -> Program:
         with quiet():
             quantize_onnx(full, path, job.calibration, job.target.quantize)
         full.unlink()
-        _refuse_fp32(path)
+        report = _counted_or_refused(path)
     version = version_of("onnxruntime")
     return Program(path.name, Runtime("onnx", "cpu", "onnxruntime", version, version), report)
 
@@ -104,15 +104,19 @@ def _write_dynamic(job: Job, path: Path) -> LayerReport:
 
 
 def _counted(graph: Any) -> LayerReport:
-    """The layers of an ONNX graph: recurrent cells, and nodes whose second input is a stored weight."""
+    """The layers of an ONNX graph: recurrent cells, and nodes whose second input is a stored weight, widened or not."""
     stored = {tensor.name: tensor for tensor in graph.initializer}
+    widened = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "DequantizeLinear"}
     layers = []
     for node in graph.node:
         recurrent = node.op_type in _RECURRENT
-        if node.op_type not in (*_LAYERS, *_INTEGER_LAYERS) or not (recurrent or node.input[1] in stored):
+        if node.op_type not in (*_LAYERS, *_INTEGER_LAYERS):
             continue
-        integers = node.op_type in _INTEGER_LAYERS
-        weights = [stored[name] for name in node.input[1 : 3 if recurrent else 2] if name in stored]
+        names = [widened.get(name, name) for name in node.input[1 : 3 if recurrent else 2]]
+        weights = [stored[name] for name in names if name in stored]
+        if not weights and not recurrent:
+            continue
+        integers = node.op_type in _INTEGER_LAYERS or node.input[1] in widened
         values = sum(math.prod(tensor.dims) for tensor in weights)
         size = values if integers else 4 * values
         layers.append(
@@ -121,12 +125,14 @@ def _counted(graph: Any) -> LayerReport:
     return LayerReport(tuple(layers))
 
 
-def _refuse_fp32(path: Path) -> None:
+def _counted_or_refused(path: Path) -> LayerReport:
     import onnx
 
-    if not any(node.op_type == "QuantizeLinear" for node in onnx.load(path).graph.node):
+    graph = onnx.load(path).graph
+    if not any(node.op_type == "QuantizeLinear" for node in graph.node):
         raise ExportError(
             "nothing in this model was quantized.",
             "it has no operator that ONNX Runtime can quantize (Conv, MatMul, Gemm, Add, ...).",
             "use the fp32 target; an int8 label on it would be a lie.",
         )
+    return _counted(graph)

@@ -71,7 +71,8 @@ class Job:
         scheme = self.target.scheme
         if scheme in ("fp32", "fp16", "bf16"):
             return Quantization(scheme)
-        counts = (len(report.quantized), len(report.layers)) if report is not None else (None, None)
+        counted = report is not None and report.quantized
+        counts = (len(report.quantized), len(report.layers)) if report is not None and counted else (None, None)
         if has_quantized_graph(self.module):  # it came quantized; who calibrated it with what, only its maker knows
             return Quantization(scheme, None, 0, method_of(self.module), *counts)
         calibrated = (self.calibration_name, len(self.calibration)) if scheme == "int8-static" else (None, 0)
