@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 
-from edge_lab import train, zoo
+from edge_lab import data, train, zoo
 from edge_lab.compress.distill import Distill, distill, distillation_loss, feature_loss, keep_labels
 from edge_lab.compress.teacher import TeacherCache, last_map, teacher_cache
 from edge_lab.data.images import ImageSet
@@ -20,6 +22,7 @@ torch = pytest.importorskip("torch")
 from test_train import FAST, net, same, stripes  # noqa: E402  (they build torch modules)
 
 CONFIG = Distill(fit=FAST)
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -245,3 +248,43 @@ def test_labels_can_be_hidden() -> None:
     assert sum(map(bool, keep_labels(images, 1000).targets)) == 100
     with pytest.raises(InputError, match="can't be kept"):
         keep_labels(images, -1)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "least"), [("digits", 95), pytest.param("cifar10", 75, marks=pytest.mark.real_data)]
+)
+def test_the_teachers_that_are_shipped_know_their_subject(dataset: str, least: int) -> None:
+    images = data.load(dataset, "test", limit=400)
+    path = ROOT / "labs" / "checkpoints" / f"teacher_{dataset}.safetensors"
+    teacher = zoo.create("tinynet", weights=str(path), labels=images.labels)
+    assert train.evaluate_module(teacher, images).top1 > least
+
+
+@pytest.mark.slow
+def test_results_have_a_row_for_every_kind(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    tool = _tool("distill_results")
+    monkeypatch.setattr(tool, "CACHE", tmp_path)
+    tiny = "--pictures 60 --labels 20 --test 20 --steps 2 --batch 20 --views 1 --seeds 0 --width 4"
+    assert tool.main(tiny.split()) == 0
+    rows = capsys.readouterr().out
+    assert all(f"\n{kind} " in rows for kind in tool.KINDS)
+
+
+@pytest.mark.slow
+def test_a_frozen_network_with_a_new_head_answers_what_the_head_was_taught() -> None:
+    """The head reads the features that the teacher cache keeps; as a teacher it stands on the network itself."""
+    images = data.load("digits", "val", limit=50)
+    teacher = _tool("distill_results").probe(images, replace(FAST, shift=0), 1)
+    assert train.evaluate_module(teacher, images).top1 > 90
+    assert last_map(teacher)[1] == 1280
+
+
+def _tool(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
