@@ -65,14 +65,17 @@ class LayerReport:
 def quantized_layers(module: torch.nn.Module) -> LayerReport:
     """Look at every layer that holds a weight matrix (conv, linear, embedding, recurrent) and say how it is stored.
 
-    Knows the weights of this package, torchao's tensors, and the modules of the legacy torch.ao. Batch norms and
-    biases are not counted: no quantizer stores them in 8 bits.
+    Knows the weights of this package, torchao's tensors, the modules of the legacy torch.ao, and the graphs of PT2E,
+    as `quantize` returns them. Batch norms and biases are not counted: no quantizer stores them in 8 bits.
     """
     return LayerReport(tuple(_layers(module)))
 
 
 def _layers(module: torch.nn.Module) -> Iterator[Layer]:
     for name, part in module.named_modules():
+        if hasattr(part, "graph"):
+            yield from _graph_layers(part)
+            continue
         kind = type(part).__name__.removeprefix("Parametrized")
         if type(part).__module__.startswith("torch.ao.nn"):
             weights = _legacy_weights(part)
@@ -81,6 +84,28 @@ def _layers(module: torch.nn.Module) -> Iterator[Layer]:
                 yield Layer(name, kind, 8, "int8", before, sum(_bytes(w) for w in weights))
         elif is_layer(part):
             yield _float_or_packed(name, kind, part)
+
+
+def _graph_layers(graph_module: Any) -> Iterator[Layer]:
+    """Layers of a captured graph: operators whose second argument is a stored weight."""
+    from edge_lab.compress.keep_float import module_of
+
+    for node in graph_module.graph.nodes:
+        kind = str(node.target).split(".")[1] if str(node.target).startswith("aten.") else ""
+        if not kind.startswith(("conv", "linear", "embedding")):
+            continue
+        held = node.args[0] if kind == "embedding" else node.args[1]
+        source = held.args[0] if "dequantize" in str(held.target) else held
+        if source.op != "get_attr":
+            continue
+        weight = graph_module
+        for name in str(source.target).split("."):
+            weight = getattr(weight, name)
+        scales = [a.meta["val"].numel() for a in held.args[1:] if hasattr(a, "meta") and "val" in a.meta]
+        extra = 4 * (scales[0] if scales else 1) if held is not source else 0
+        compute = "int8" if "dequantize" in str(getattr(node.args[0], "target", "")) else "float32"
+        bits = 8 * weight.element_size()
+        yield Layer(module_of(node), kind, bits, compute, 4 * weight.numel(), _bytes(weight) + extra)
 
 
 def is_layer(part: torch.nn.Module) -> bool:

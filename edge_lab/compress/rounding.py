@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from edge_lab.errors import InputError
@@ -41,7 +42,7 @@ class SecondOrder:
     damping: float = 0.01
 
     def __post_init__(self) -> None:
-        if not self.damping > 0:
+        if not 0 < self.damping < inf:
             raise InputError(
                 f"SecondOrder(damping={self.damping}) can't be used.",
                 "few calibration inputs leave directions that no input has, and only damping makes them solvable.",
