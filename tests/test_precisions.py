@@ -114,13 +114,7 @@ def edited(bundle: Bundle, tmp_path: Path, **change: object) -> Path:
 
     shutil.copytree(bundle.path, tmp_path / "bundle")
     file = tmp_path / "bundle" / "bundle.json"
-    document = json.loads(file.read_text())
-    for key, value in change.items():
-        if isinstance(value, dict):
-            document[key] = value
-        else:
-            document[key] = value
-    file.write_text(json.dumps(document))
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
     return tmp_path / "bundle"
 
 
@@ -286,3 +280,23 @@ def test_a_graph_goes_to_core_ml_as_it_is(tmp_path: Path) -> None:
     assert stored(bundle)["constexpr_affine_dequantize"] == 4
     with pytest.raises(InputError, match="already int8-static"):
         edge_lab.to(Model(graph, model.spec), "linux-onnx-int8", out=tmp_path)
+
+
+@pytest.mark.parametrize("how", ["int8-dynamic/eager", "int8-dynamic/inductor", "int8-dynamic/executorch", "bf16"])
+def test_the_fingerprint_sees_quantized_weights_and_nothing_else(how: str) -> None:
+    from edge_lab.export.fingerprint import fingerprint
+    from edge_lab.export.target import target
+
+    def of(model: Model) -> str:
+        return fingerprint(model.module, model.spec, target("linux-pt2-fp32"), [], [])
+
+    first, again = made(how), made(how)
+    assert of(first) == of(again)
+    other = small()
+    with torch.no_grad():
+        other.module[1][4].weight[0, 0] += 10.0
+    verb = {"bf16": lambda m: to_half(m, Half("bfloat16"))}.get(
+        how,
+        lambda m: quantize_dynamic(m, DynamicInt8(how.split("/")[1])),  # type: ignore[arg-type]
+    )
+    assert of(verb(other)) != of(first)
