@@ -79,7 +79,7 @@ def equalised() -> None:
         judge = Judge(model, rows, images.targets)
         for per_channel in (False, True):
             for name, net in (("as it is", model), ("equalised", equalize(model))):
-                config = StaticInt8(per_channel=per_channel, correct_bias=False)
+                config = StaticInt8(per_channel=per_channel, correct_bias=False, rounding=Nearest())
                 found = judge.score(quantize(net.module, pictures[0], pictures, config))
                 scales = "per channel" if per_channel else "per tensor"
                 print(
