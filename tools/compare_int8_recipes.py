@@ -19,13 +19,14 @@ from edge_lab.export import target, to
 from edge_lab.measure import interleaved, parity, prepare, ratio, score
 from edge_lab.measure.parity import outputs_of
 
-FUSED = StaticInt8(fuse_pad=False, correct_bias=False, rounding=Nearest())
+FUSED = StaticInt8(fuse_pad=False, correct_bias=False, float_scores=False, rounding=Nearest())
 RECIPES = {
     "stock": replace(FUSED, fuse_relu6=False),
     "+ conv and ReLU6 as one": FUSED,
     "+ pads in int8": replace(FUSED, fuse_pad=True),
-    "+ bias correction": StaticInt8(rounding=Nearest()),
-    "+ second-order rounding": StaticInt8(),
+    "+ bias correction": StaticInt8(float_scores=False, rounding=Nearest()),
+    "+ second-order rounding": StaticInt8(float_scores=False),
+    "+ float scores": StaticInt8(),
 }
 
 

@@ -138,7 +138,7 @@ class _Twin:
         source, observer = held.args[0], self.graph_module.get_submodule(str(held.target))
         if not isinstance(source, fx.Node) or source.op != "get_attr" or len(held.users) + len(source.users) > 2:
             return  # several layers share it
-        if not hasattr(observer, "quant_min"):
+        if not hasattr(observer, "min_val"):
             return
         assert isinstance(node.args[0], fx.Node)
         exact = self.exact[held][0]
@@ -178,8 +178,8 @@ def _mean(x: torch.Tensor, channel: int) -> torch.Tensor:
 
 
 def _round(x: torch.Tensor, observer: Any) -> torch.Tensor:
-    """What quantizing and dequantizing makes of x, with the observer's scale and zero point."""
-    if not hasattr(observer, "quant_min") or not x.is_floating_point():
+    """What quantizing and dequantizing makes of x, with its observer's scale and zero point; x itself if none are fixed."""
+    if not hasattr(observer, "min_val") or not x.is_floating_point():
         return x
     scale, zero_point = observer.calculate_qparams()
     if scale.numel() > 1:

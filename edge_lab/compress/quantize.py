@@ -25,6 +25,7 @@ from edge_lab.compress.ranges import (
     torchao_observer,
 )
 from edge_lab.compress.rounding import Nearest, SecondOrder
+from edge_lab.compress.scores import annotate_scores
 from edge_lab.errors import ExportError, InputError
 from edge_lab.quiet import quiet
 
@@ -46,6 +47,8 @@ class StaticInt8:
         fuse_pad: add the zeros of a separate pad (TensorFlow's SAME padding) to the int8 values. The stock quantizer
             converts to float, pads, and converts back.
         correct_bias: let each layer's bias take back the shift that rounding gives its mean (`compress/correct.py`).
+        float_scores: let a linear layer at the end write floats: in 256 steps near answers tie. XNNPACK
+            then rounds what goes into it anew for every input; with per-channel weights only.
         observer: how the range of an activation is read from the calibration inputs: MinMax(), MovingAverage(),
             Histogram() (PT2E only) or Percentile() (ONNX Runtime only).
         rounding: how weights are rounded: SecondOrder(), so that a layer's output changes least, or Nearest().
@@ -58,6 +61,7 @@ class StaticInt8:
     fuse_relu6: bool = True
     fuse_pad: bool = True
     correct_bias: bool = True
+    float_scores: bool = True
     observer: Observer = field(default_factory=MinMax)
     rounding: Nearest | SecondOrder = field(default_factory=SecondOrder)
     keep_float: tuple[str, ...] = ()
@@ -213,6 +217,8 @@ def xnnpack_quantizer(config: StaticInt8) -> Any:
 
         def annotate(self, model: Any) -> Any:
             mark_kept(model, config.keep_float)
+            if config.float_scores and config.per_channel:
+                annotate_scores(model)
             _annotate_convs(model, qconfig, config)
             return super().annotate(model)
 
@@ -325,7 +331,7 @@ def quantize_onnx(
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=method,
-            extra_options=options | _float_outputs(onnx.load(prepared).graph),
+            extra_options=options | (_float_outputs(onnx.load(prepared).graph) if config.float_scores else {}),
             nodes_to_exclude=kept_onnx_nodes(onnx.load(prepared).graph, config.keep_float),
         )
 

@@ -24,7 +24,8 @@ def scheme_of(module: torch.nn.Module) -> Scheme:
     """
     nodes = _graph_operators(module)
     if any("quantized_decomposed" in name for name in nodes):
-        return "int8-dynamic" if any("choose_qparams" in name for name in nodes) else "int8-static"
+        fixed = any("quantize_per_tensor.default" in name for name in nodes)  # a last layer may be dynamic all the same
+        return "int8-static" if fixed or not any("choose_qparams" in name for name in nodes) else "int8-dynamic"
     legacy = [type(m) for m in module.modules() if _is_legacy(m) and "PackedParams" not in type(m).__name__]
     if any(".dynamic" not in kind.__module__ for kind in legacy):
         return "int8-static"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,8 @@ def export_coreml(job: Job) -> Program:
     """
     module, precision = job.module, job.target.precision
     if precision == "int8" and not has_quantized_graph(module):
-        module = quantize(module, job.example, job.calibration, job.target.quantize)
+        recipe = replace(job.target.quantize, float_scores=False)  # Core ML knows fixed scales only
+        module = quantize(module, job.example, job.calibration, recipe)
     with quiet():
         import coremltools as ct
 
