@@ -178,7 +178,7 @@ def _mean(x: torch.Tensor, channel: int) -> torch.Tensor:
 
 
 def _round(x: torch.Tensor, observer: Any) -> torch.Tensor:
-    """What quantizing and dequantizing makes of x, with its observer's scale and zero point; x itself if none are fixed."""
+    """What quantizing and dequantizing makes of x, with its observer's scale and zero point; x if there are none."""
     if not hasattr(observer, "min_val") or not x.is_floating_point():
         return x
     scale, zero_point = observer.calculate_qparams()
