@@ -53,7 +53,11 @@ def student(name: str, labels: tuple[str, ...], width: int, seed: int) -> Model:
 
     torch.manual_seed(seed)
     if name == "mobilenet":
-        return zoo.create(f"{ROOT / 'tools' / 'make_mobilenet_digits.py'}:build", labels=labels)
+        model = zoo.create(f"{ROOT / 'tools' / 'make_mobilenet_digits.py'}:build", labels=labels)
+        for layer in model.module.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.momentum = 0.1  # torchvision's 0.01 remembers the first steps for longer than a short run lasts
+        return model
     body: list[nn.Module] = []
     for inputs, outputs in ((3, width), (width, 2 * width), (2 * width, 4 * width)):
         body += [nn.Conv2d(inputs, outputs, 3, 2, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
