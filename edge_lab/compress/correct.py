@@ -34,7 +34,7 @@ def correct(
     Args:
         prepared: observers in place and calibrated. Its weights are rounded to the grid that their observers give, so
             that `convert_pt2e` afterwards stores exactly what was corrected here.
-        calibration: a few real inputs, float32 with the example's shape; 16 are enough.
+        calibration: a few real inputs, float32 with the example's shape; 16 do, 32 are a little better.
         rounding: how weights are rounded.
         biases: let biases take back the shift of the mean.
 

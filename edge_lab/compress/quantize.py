@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edge_lab.compress.keep_float import check_patterns, kept_onnx_nodes, mark_kept
-from edge_lab.compress.quantized import refuse_quantized
+from edge_lab.compress.quantized import mark, refuse_quantized
 from edge_lab.compress.ranges import (
     MinMax,
     Observer,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import torch
 
 
-_CORRECTION_INPUTS = 16  # more change little, and all their activations are in memory at once
+_CORRECTION_INPUTS = 32  # all their activations at one place of the network are in memory at once
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,7 @@ def quantize(
             "it has no layer that the XNNPACK quantizer knows (conv, linear, add, mul, average pool, cat).",
             "use the fp32 target; an int8 label on it would be a lie.",
         )
+    mark(converted, "ptq")
     return converted
 
 

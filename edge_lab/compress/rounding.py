@@ -39,14 +39,14 @@ class SecondOrder:
             the same in all directions. Large values end at `Nearest()`.
     """
 
-    damping: float = 0.01
+    damping: float = 0.05
 
     def __post_init__(self) -> None:
         if not 0 < self.damping < inf:
             raise InputError(
                 f"SecondOrder(damping={self.damping}) can't be used.",
                 "few calibration inputs leave directions that no input has, and only damping makes them solvable.",
-                "pass a number above 0; 0.01 is usual. Rounding without inputs is Nearest().",
+                "pass a number above 0; 0.01 to 0.1 is usual. Rounding without inputs is Nearest().",
             )
 
 
