@@ -63,6 +63,11 @@ def test_pictures_show_what_each_target_answered(result: RunResult) -> None:
     assert len(result.examples[0].answers["eager"]) == 3
 
 
+@pytest.mark.parametrize("limit", [1, 6, 100])
+def test_a_limit_is_the_number_of_pictures(limit: int) -> None:
+    assert len(flow._default_images(False, limit)) == limit
+
+
 def test_a_second_run_reuses_the_bundles(result: RunResult, artifacts: Path) -> None:
     again = flow.run(f"{HERE}/nets.py:good", targets=TARGETS, limit=6, out=artifacts / "flow", progress=False, jobs=0)
     assert [row.reused for row in again.rows[1:]] == [True] * len(TARGETS)

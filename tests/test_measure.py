@@ -86,6 +86,10 @@ def test_hidden_threads_are_labelled() -> None:
     assert _latency(0.2, wall=(0.1,), threads=2).note == ""
 
 
+def test_programs_that_were_disturbed_alike_carry_one_remark() -> None:
+    assert _latency(0.1, wall=(0.2,)).note == _latency(0.1, wall=(0.5,)).note != ""
+
+
 def test_several_threads_are_timed_by_the_wall_clock() -> None:
     @dataclass
     class TwoThreads:

@@ -179,8 +179,9 @@ def _default_images(imagenet: bool, limit: int | None) -> ImageSet:
     if imagenet and (given("imagenet_sample.zip") or given("imagenet_sample_even.zip")):
         sample = data.load("imagenet-sample")
         return sample.take(limit) if limit else sample
-    photos, crops = data.load("photos"), data.load("crops", limit=(limit or _LIMIT))
-    return data.concat("photos and crops", photos, crops)
+    crops = data.load("crops", limit=None if limit else _LIMIT)
+    both = data.concat("photos and crops", data.load("photos"), crops)
+    return both.take(limit) if limit else both
 
 
 def _requests(

@@ -125,12 +125,14 @@ class Latency:
 
     @property
     def note(self) -> str:
-        """A label for tables: empty, or what to know before quoting the numbers."""
+        """A label for tables: empty, or what to know before quoting the numbers. No number in it differs from row to
+        row, so that a report can say it once for all.
+        """
         wall, cpu = float(np.median(self.samples_s)), float(np.median(self.cpu_s))
         if self.busy:
-            return f"machine busy or call waiting: wall time is {wall / cpu:.1f}x CPU time" if cpu else "no CPU time"
+            return f"machine busy or call waiting: wall time is over {BUSY}x CPU time" if cpu else "no CPU time"
         if self.threads == 1 and cpu > BUSY * wall:
-            return f"not on one thread: CPU time is {cpu / wall:.1f}x wall time"
+            return f"not on one thread: CPU time is over {BUSY}x wall time"
         return ""
 
     def to_dict(self) -> dict[str, Any]:
