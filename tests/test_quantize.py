@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from edge_lab.compress import StaticInt8, quantize
 from edge_lab.compress.quantize import corrected
+from edge_lab.compress.quantized import method_of, scheme_of
 from edge_lab.compress.rounding import Nearest
 
 CALIBRATION = nets.noise(count=16)
@@ -110,5 +111,6 @@ def test_the_float_version_for_other_quantizers_has_weights_on_the_grid() -> Non
 def test_the_module_given_is_not_changed() -> None:
     module = seeded(Deep)
     before = {k: v.clone() for k, v in module.state_dict().items()}
-    quantize(module, CALIBRATION[0], CALIBRATION)
+    quantized = quantize(module, CALIBRATION[0], CALIBRATION)
     assert all(torch.equal(v, before[k]) for k, v in module.state_dict().items())
+    assert (scheme_of(quantized), method_of(quantized)) == ("int8-static", "ptq")
