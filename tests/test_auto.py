@@ -23,7 +23,7 @@ from edge_lab.zoo import Model
 
 CHECKPOINT = Path(__file__).parents[1] / "labs" / "checkpoints" / "tinynet-digits.safetensors"
 ANY = CompressionBudget(min_sqnr_db=0)
-SMALL_MB = 0.0070  # the small network in int8, and its smallest layer in float
+SMALL_MB = 0.0078  # the small network in int8, and its smallest layer in float
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_the_program_is_what_was_evaluated(tiny: Model, digits: ImageSet, tmp_pa
     quality = result.best.quality
     assert close.sqnr_db == pytest.approx(quality.sqnr_db, abs=1)
     assert close.agreement == pytest.approx(quality.agreement, abs=100 / 60 + 1e-6)
-    assert bundle.program_bytes / 1e6 == pytest.approx(quality.size_mb, rel=0.03)
+    assert bundle.program_bytes / 1e6 == pytest.approx(quality.size_mb, rel=0.02)
 
 
 def test_a_budget_that_can_not_be_met_gives_the_closest_int8_network(hopeless: AutoResult) -> None:
@@ -87,7 +87,8 @@ def test_remedies_come_in_rising_order_of_cost(hopeless: AutoResult) -> None:
     assert kept == sorted(kept)
     assert hopeless.chosen > 0
     assert max(kept) == 1  # two worst layers in float would be too large
-    assert all(step.quality.size_mb <= SMALL_MB for step in hopeless.steps)  # too large is not even tried
+    mixed = [step.quality.size_mb for step in hopeless.steps if step.recipe.keep_float]
+    assert max(mixed) <= SMALL_MB  # too large is not even tried
     assert len({step.remedy for step in hopeless.steps}) == len(hopeless.steps)
 
 

@@ -233,19 +233,19 @@ def _recipes(
 
     yield static("stock recipe", STOCK)
     if fusible:
-        yield static("+ clamps and pads fused", StaticInt8(correct_bias=False, rounding=Nearest()))
-    yield static("+ biases corrected", StaticInt8(rounding=Nearest()))
-    yield static("+ second-order rounding", StaticInt8())
+        yield static("clamps and pads fused as well", StaticInt8(correct_bias=False, rounding=Nearest()))
+    yield static("biases corrected as well", StaticInt8(rounding=Nearest()))
+    yield static("second-order rounding as well", StaticInt8())
     if all(miss.name == "size" for miss in done[-1].misses):  # nothing that follows makes the program smaller
         return
-    yield static("the best so far, moving-average ranges", replace(_best(done), observer=MovingAverage()))
+    yield static("the best of these, moving-average ranges", replace(_best(done), observer=MovingAverage()))
     config = _best(done)
     report = sensitivity(model, pictures, config, calibration=pictures)
     names = report.worst(max(_IN_FLOAT))
     for n in (n for n in _IN_FLOAT if n <= len(names)):
         kept = replace(config, keep_float=names[:n])
         if budget.max_size_mb is None or _smallest(done) + _growth(model, kept) <= budget.max_size_mb:
-            yield static(f"the best so far, {n} worst {'layer' if n == 1 else 'layers'} in float", kept)
+            yield static(f"the best of these, {n} worst {'layer' if n == 1 else 'layers'} in float", kept)
     if train is not None:
         yield _trained(model, train)
 
