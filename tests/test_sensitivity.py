@@ -13,14 +13,13 @@ from torch import nn
 
 import edge_lab
 from edge_lab.compress import Sensitivity, StaticInt8, quantize, sensitivity
-from edge_lab.compress.rounding import Nearest
+from edge_lab.compress.auto import STOCK
 from edge_lab.errors import ExportError, InputError
 from edge_lab.export import target
 from edge_lab.zoo import Model, from_module
 
 CALIBRATION = nets.noise(count=8)
 HELD_OUT = nets.noise(count=12)[8:]
-STOCK = StaticInt8(fuse_relu6=False, fuse_pad=False, correct_bias=False, rounding=Nearest())
 
 
 class Body(nn.Module):

@@ -1,8 +1,8 @@
 """Compress to a budget: try remedies in rising order of cost and stop at the first that keeps every limit.
 
 The order: ExecuTorch's stock recipe; layers and their clamps and pads as one unit; corrected biases; second-order
-rounding; other ranges; the layers that lose most in float (mixed precision: the program grows); training with rounding,
-if there are images to train on.
+rounding; float scores; other ranges; the layers that lose most in float (mixed precision: the program grows); training
+with rounding, if there are images to train on.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from edge_lab.zoo import Model
 if TYPE_CHECKING:
     import torch
 
-STOCK = StaticInt8(fuse_relu6=False, fuse_pad=False, correct_bias=False, rounding=Nearest())
+_PLAIN = StaticInt8(correct_bias=False, rounding=Nearest(), float_scores=False)
+STOCK = replace(_PLAIN, fuse_relu6=False, fuse_pad=False)  # ExecuTorch's own recipe, with min/max ranges
 _IN_FLOAT = (1, 2, 4, 8)
 _FEWEST = 8  # inputs that can be split into calibration and evaluation
 _FUSED = ("hardtanh", "relu6", "pad.default", "constant_pad_nd")
@@ -233,9 +234,10 @@ def _recipes(
 
     yield static("stock recipe", STOCK)
     if fusible:
-        yield static("clamps and pads fused as well", StaticInt8(correct_bias=False, rounding=Nearest()))
-    yield static("biases corrected as well", StaticInt8(rounding=Nearest()))
-    yield static("second-order rounding as well", StaticInt8())
+        yield static("clamps and pads fused as well", _PLAIN)
+    yield static("biases corrected as well", replace(_PLAIN, correct_bias=True))
+    yield static("second-order rounding as well", StaticInt8(float_scores=False))
+    yield static("scores as floats as well", StaticInt8())
     if all(miss.name == "size" for miss in done[-1].misses):  # nothing that follows makes the program smaller
         return
     yield static("the best of these, moving-average ranges", replace(_best(done), observer=MovingAverage()))

@@ -223,7 +223,7 @@ class Simulation:
             elif node.op == "call_module":
                 source = values[node.args[0]]  # type: ignore[index]
                 observer = self.graph_module.get_submodule(str(node.target))
-                values[node] = _round(source, observer) if node in rounding else source
+                values[node] = _rounded(source, observer) if node in rounding else source
             elif node.op == "call_function":
                 values[node] = _call(node, values.__getitem__)
         return values
@@ -264,6 +264,8 @@ class Simulation:
             if not clamps or len(clamps) < len(node.users):
                 continue
             observer: Any = self.graph_module.get_submodule(str(node.target))
+            if not hasattr(observer, "min_val"):
+                continue
             scale, zero = (float(v.flatten()[0]) for v in observer.calculate_qparams())
             low, high = (observer.quant_min - zero) * scale, (observer.quant_max - zero) * scale
             kept = max(0.0, min(high, max(c[1] for c in clamps)) - max(low, min(c[0] for c in clamps)))
@@ -283,6 +285,16 @@ def _owner(node: fx.Node) -> fx.Node:
 def _seen(node: fx.Node) -> fx.Node:
     """What the next layer reads of a tensor: its rounded version if there is one."""
     return next((user for user in node.users if is_observer(user)), node)
+
+
+def _rounded(x: torch.Tensor, observer: Any) -> torch.Tensor:
+    """What int8 makes of a tensor: with the range that was calibrated, or with its own if that is read anew."""
+    if not getattr(observer, "is_dynamic", False):
+        return _round(x, observer)
+    low, high = x.min().clamp(max=0), x.max().clamp(min=0)
+    scale = ((high - low) / 255).clamp(min=torch.finfo(torch.float32).eps)
+    zero = torch.round(-128 - low / scale)
+    return (torch.clamp(torch.round(x / scale) + zero, -128, 127) - zero) * scale
 
 
 def _readers(node: fx.Node) -> set[fx.Node]:
