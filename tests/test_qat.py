@@ -22,7 +22,7 @@ from edge_lab import train, zoo  # noqa: E402
 from edge_lab.bundle import Quantization  # noqa: E402
 from edge_lab.compress.qat import QAT, post_training, qat  # noqa: E402
 from edge_lab.compress.quantized import has_quantized_graph, is_quantized  # noqa: E402
-from edge_lab.errors import DataError, ExportError, InputError  # noqa: E402
+from edge_lab.errors import DataError, EdgeLabError, ExportError, InputError  # noqa: E402
 from edge_lab.spec import Preprocess  # noqa: E402
 
 FAST = train.FitConfig(epochs=3, batch_size=16, lr=0.02, shift=1)
@@ -236,6 +236,31 @@ def test_what_was_trained_is_what_is_converted_at_2_bits_too() -> None:
         after = module(x)
     assert torch.allclose(before, after, atol=1e-3 * float(before.std()))
     assert not any("batch_norm" in str(node.target) for node in module.graph.nodes)  # type: ignore[union-attr]
+
+
+def test_channels_that_are_rounded_to_zero_do_not_explode() -> None:
+    """They have no variance, and batch norm multiplies their gradients by 1 / sqrt(eps)."""
+    from edge_lab.compress.qat import _captured
+    from edge_lab.compress.qat_graph import Trainee, prepared
+
+    model, config = clamped(), QAT(weight_bits=2, per_channel=False, fit=FAST)
+    model.module.norm.eps = 1e-5
+    model.module.stem.weight.data[:4] *= 0.01
+    x = torch.from_numpy(np.random.default_rng(0).normal(size=(16, 3, 8, 8)).astype(np.float32))
+    trainee = Trainee(prepared(_captured(model), config), config, 10, x)
+    longest = []
+    for calmed in (True, False):  # True: its hooks are there already, it believes
+        trainee.calmed = calmed
+        trainee.train()(x).square().sum().backward()
+        rows = [p.grad.reshape(len(p), -1).norm(dim=1) for p in trainee.parameters() if p.grad is not None]
+        longest.append(float(torch.cat(rows).max()))
+        assert any(n.endswith("stem.weight") for n, p in trainee.named_parameters() if p.grad is not None)
+        trainee.zero_grad()
+    assert longest[0] > 10
+    assert longest[1] == pytest.approx(1.0, rel=1e-3)
+    trainee.get_parameter("inner.stem.weight").data[0] = float("nan")
+    with pytest.raises(EdgeLabError, match="training broke: a weight is NaN"):
+        trainee(x)
 
 
 def test_what_is_quantized_already_is_refused(straight: object) -> None:

@@ -3,7 +3,7 @@
     python tools/measure_qat.py --after                        # only rounded after training: 8, 4, 3, 2 bits
     python tools/measure_qat.py --bits 2                       # per channel, three seeds; a minute of one core
     python tools/measure_qat.py --bits 2 --per-tensor
-    python tools/measure_qat.py --dataset cifar10 --images 3000 --bits 2     # needs $EDGE_LAB_DATA; minutes
+    python tools/measure_qat.py --dataset cifar10 --images 10000 --bits 2    # needs $EDGE_LAB_DATA; minutes
 
 Starts from the trained `tinynet` that comes with the repository, or from another checkpoint (--weights). Prints test
 accuracy of the float32 net, of the same after post-training quantization, and for each seed: of the float32 net trained
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, help="checkpoint of tinynet trained on that set")
     parser.add_argument("--images", type=int, default=2000, help="of the training set")
     parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--lr", type=float, default=0.01)
+    parser.add_argument("--lr", type=float, default=0.02)
     parser.add_argument("--seeds", type=int, default=3)
     args = parser.parse_args()
 

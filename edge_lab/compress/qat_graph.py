@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from edge_lab.compress.quantized import has_quantized_graph
-from edge_lab.errors import ExportError
+from edge_lab.errors import EdgeLabError, ExportError
 
 if TYPE_CHECKING:
     from edge_lab.compress.qat import QAT
@@ -20,6 +20,7 @@ _DROPOUTS = (aten.dropout.default, aten.dropout_.default, aten.feature_dropout.d
 _CLAMPS = (aten.hardtanh.default, aten.hardtanh_.default, aten.relu6.default, aten.relu6_.default)
 _CONVS = (aten.conv1d.default, aten.conv2d.default)
 _TRANSPOSED = (aten.conv_transpose1d.default, aten.conv_transpose2d.input)
+_LONGEST = 1.0  # gradient of one output channel
 _TORCHAO_EPS = 1e-5  # written into torchao's patterns of conv + batch norm
 
 
@@ -35,6 +36,7 @@ class Trainee(nn.Module):
     def __init__(self, prepared_graph: fx.GraphModule, config: QAT, steps: int, first: Tensor) -> None:
         super().__init__()
         self.inner = prepared_graph
+        self.calmed = False
         self.observe_until = round(config.freeze_observers_at * steps)
         self.normalise_until = round(config.freeze_batch_norm_at * steps)
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
@@ -60,8 +62,21 @@ class Trainee(nn.Module):
         if self.training:
             if int(self.step) in (self.observe_until, self.normalise_until):
                 self._enter_phase()
+            if not self.calmed:  # not earlier: a copy of a module loses its hooks
+                for parameter in self.inner.parameters():
+                    parameter.register_hook(_calm)  # type: ignore[no-untyped-call]
+                self.calmed = True
             self.step += 1
-        return self.inner(x)  # type: ignore[no-any-return]
+        try:
+            return self.inner(x)  # type: ignore[no-any-return]
+        except AssertionError as error:  # of an observer: "min nan should be less than max nan"
+            if all(bool(torch.isfinite(p).all()) for p in self.inner.parameters()):
+                raise
+            raise EdgeLabError(
+                "training broke: a weight is NaN or infinite.",
+                "the weights grew without bound; the learning rate is too high for this network at so few bits.",
+                "try FitConfig(lr=...) with a tenth of it, or more bits, or per_channel=True.",
+            ) from error
 
     def _enter_phase(self) -> None:
         from torchao.quantization.pt2e import FakeQuantizeBase
@@ -71,6 +86,18 @@ class Trainee(nn.Module):
             if isinstance(module, FakeQuantizeBase):
                 module.enable_observer(self.training and step < self.observe_until)
         _set_mode(self.inner, dropout=self.training, batch_norm=self.training and step < self.normalise_until)
+
+
+def _calm(gradient: Tensor) -> Tensor:
+    """Shorten the gradient of each output channel to a norm of at most _LONGEST.
+
+    A channel whose weights are all rounded to zero has no variance. Batch norm multiplies its gradient by
+    1 / sqrt(eps), some hundred times. One step later its weights are the largest of the layer: the range grows with
+    them, all others become zero, and soon the loss is not a number.
+    """
+    rows = gradient.reshape(len(gradient), -1) if gradient.ndim else gradient.reshape(1, 1)
+    length = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    return (rows * (_LONGEST / length.clamp(min=_LONGEST))).reshape(gradient.shape)  # type: ignore[no-any-return]
 
 
 def _set_mode(graph: fx.GraphModule, *, dropout: bool, batch_norm: bool) -> None:
@@ -249,6 +276,8 @@ def _quantizer(config: QAT, *, training: bool) -> Any:
             for node in model.graph.nodes:
                 if node.target in _CLAMPS:
                     _annotate_clamp(node, qconfig)
+            if not any("transpose" in str(node.target) for node in model.graph.nodes):  # a second less of tracing
+                self.SUPPORTED_PATTERNS = [p for p in XNNPACKQuantizer.SUPPORTED_PATTERNS if "transpose" not in p.name]
             return super().annotate(model)  # type: ignore[no-any-return]
 
     return FusedClampQuantizer().set_global(qconfig)
