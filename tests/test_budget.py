@@ -21,7 +21,7 @@ INT8 = replace(
     top1=87.0,
     p50_ms=7.0,
     agreement=96.0,
-    sqnr_db=18.0,
+    sqnr_db=25.0,
     delegated=1.0,
 )
 
