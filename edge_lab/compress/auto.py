@@ -166,7 +166,8 @@ def auto(
 ) -> AutoResult:
     """Find the cheapest int8 recipe that keeps a budget.
 
-    Every recipe is computed as PyTorch simulates it, which is within a fraction of a dB of what the program computes.
+    Every recipe is computed as PyTorch simulates it, which is within a fraction of a dB of what the program computes;
+    answers that nearly tie may differ, so leave a point of margin in `min_agreement`.
     EfficientNet-Lite0 takes about 10 s of one core for a recipe, and 0.1 s for each evaluation input.
 
     Args:
