@@ -307,6 +307,7 @@ def test_nan_nothing_to_quantize_and_fixed_batches_are_clear_errors() -> None:
 def test_post_training_at_8_bits_keeps_the_answers_and_2_bits_take_four_values(trained: zoo.Model) -> None:
     test = stripes(64, 2)
     eight = post_training(trained, stripes(64, 0))
+    assert all(p.requires_grad for p in trained.module.parameters())  # it can still be trained
     agree = train.scores(eight, test).argmax(1) == train.scores(trained, test).argmax(1)
     assert agree.mean() > 0.95
     two = post_training(trained, stripes(64, 0), QAT(weight_bits=2, per_channel=False))

@@ -8,6 +8,7 @@ et al., CVPR 2018). The result is a graph with quantize/dequantize pairs, as pos
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -173,10 +174,11 @@ def _captured(model: Model) -> torch.fx.GraphModule:
 
     from edge_lab.zoo.model import last_line
 
+    module = copy.deepcopy(model.module).eval()  # a captured graph shares its parameters
     example = torch.zeros((2, *model.spec.input.shape[1:]))
     try:
         program = torch.export.export(
-            model.module.eval(), (example,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},), strict=False
+            module, (example,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},), strict=False
         )
     except Exception as error:  # torch.export raises whatever the forward method does
         raise ExportError(

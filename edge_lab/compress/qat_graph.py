@@ -63,7 +63,7 @@ class Trainee(nn.Module):
             if int(self.step) in (self.observe_until, self.normalise_until):
                 self._enter_phase()
             if not self.calmed:  # not earlier: a copy of a module loses its hooks
-                for parameter in self.inner.parameters():
+                for parameter in (p for p in self.inner.parameters() if p.requires_grad):
                     parameter.register_hook(_calm)  # type: ignore[no-untyped-call]
                 self.calmed = True
             self.step += 1
