@@ -270,10 +270,12 @@ def test_the_documented_table_is_the_registry() -> None:
 
 def test_a_graph_goes_to_core_ml_as_it_is(tmp_path: Path) -> None:
     """Trained or calibrated elsewhere: nobody calibrates again, and the record says no more than is known."""
-    from edge_lab.compress import quantize
+    from edge_lab.compress import StaticInt8, quantize
 
     model, x = small(), nets.noise()
-    graph = quantize(model.module, x[0], x)
+    with pytest.raises(ExportError, match="Core ML can't read ranges"):
+        edge_lab.to(Model(quantize(model.module, x[0], x), model.spec), "ios-coreml-int8", out=tmp_path)
+    graph = quantize(model.module, x[0], x, StaticInt8(float_scores=False))
     mark(graph, "qat")
     bundle = edge_lab.to(Model(graph, model.spec), "ios-coreml-int8", out=tmp_path)
     assert bundle.quantization == Quantization("int8-static", None, 0, "qat", quantized=4, layers=4)

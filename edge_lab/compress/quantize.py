@@ -106,7 +106,9 @@ def quantize(
             "use the fp32 target; an int8 label on it would be a lie.",
         )
     mark(converted, "ptq")
-    return converted
+    for name in ("train", "eval"):  # torchao forbids both; nothing in this graph depends on the mode any more
+        converted.__dict__.pop(name, None)
+    return converted.eval()
 
 
 def corrected(

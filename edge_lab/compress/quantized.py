@@ -67,6 +67,11 @@ def has_quantized_graph(module: torch.nn.Module) -> bool:
     return any("quantized_decomposed" in name for name in _graph_operators(module))
 
 
+def has_dynamic_ranges(module: torch.nn.Module) -> bool:
+    """Whether a layer of a quantized graph finds the range of its input when it runs."""
+    return any("choose_qparams" in name for name in _graph_operators(module))
+
+
 def mark(module: Any, method: Method) -> None:
     """Note in a graph module whether its integers were trained ("qat") or not ("ptq"): nothing else in it tells."""
     module.meta[_MARK] = method

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edge_lab.bundle import Runtime
 from edge_lab.compress.layers import Layer, LayerReport
 from edge_lab.compress.quantize import quantize
-from edge_lab.compress.quantized import has_quantized_graph
+from edge_lab.compress.quantized import has_dynamic_ranges, has_quantized_graph
 from edge_lab.errors import ExportError
 from edge_lab.export.exported import exported_program
 from edge_lab.export.made_with import version_of
 from edge_lab.export.target import Job, Program, exporter
 from edge_lab.quiet import quiet
+
+if TYPE_CHECKING:
+    import torch
 
 _SMALLEST = 2048  # coremltools' own limit: weights with fewer values stay float
 
@@ -31,6 +34,7 @@ def export_coreml(job: Job) -> Program:
     if precision == "int8" and not has_quantized_graph(module):
         recipe = replace(job.target.quantize, float_scores=False)  # Core ML knows fixed scales only
         module = quantize(module, job.example, job.calibration, recipe)
+    _refuse_dynamic(module)
     with quiet():
         import coremltools as ct
 
@@ -90,3 +94,12 @@ def weights_of(model: Any) -> LayerReport:
             size = 2 if str(weight.dtype).endswith("fp16'>") else 4
             layers.append(Layer(op.name, op.op_type, 8 * size, f"float{8 * size}", 4 * values, size * values))
     return LayerReport(tuple(layers))
+
+
+def _refuse_dynamic(module: torch.nn.Module) -> None:
+    if has_dynamic_ranges(module):
+        raise ExportError(
+            "Core ML can't read ranges while it runs.",
+            "a layer of this graph finds the range of its input anew every time: by default the last linear one.",
+            "quantize with StaticInt8(float_scores=False), or pass the float model and let the target quantize it.",
+        )
