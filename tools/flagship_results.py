@@ -65,6 +65,8 @@ def show(case: Case, out: Path) -> None:
     reference, rounded = (outputs_of(sessions[t], inputs) for t in TARGETS[:2])
     close = measure.parity(reference, rounded)
     before, after = (measure.score(o, inputs.targets).top1 for o in (reference, rounded))
+    assert before is not None
+    assert after is not None  # both sets have labels
     print(f"  {len(inputs)} images: Top-1 {before:.2f} % in fp32, {after:.2f} % in int8, {before - after:+.2f} lost")
     print(f"  agreement {close.agreement:.2f} %, {close.sqnr_db:.1f} dB", flush=True)
 
