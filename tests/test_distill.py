@@ -9,6 +9,8 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
+from test_train import FAST, net, same, stripes
 
 from edge_lab import data, train, zoo
 from edge_lab.compress.distill import Distill, distill, distillation_loss, feature_loss, keep_labels
@@ -16,10 +18,6 @@ from edge_lab.compress.teacher import TeacherCache, last_map, teacher_cache
 from edge_lab.data.images import ImageSet
 from edge_lab.errors import DataError, EdgeLabError, InputError
 from edge_lab.spec import Preprocess
-
-torch = pytest.importorskip("torch")
-
-from test_train import FAST, net, same, stripes  # noqa: E402  (they build torch modules)
 
 CONFIG = Distill(fit=FAST)
 ROOT = Path(__file__).resolve().parent.parent

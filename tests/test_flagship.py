@@ -6,14 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 import edge_lab
 from edge_lab import data, measure, zoo
 from edge_lab.export.expand import expand_hardsigmoid
 from edge_lab.measure.parity import outputs_of
-
-torch = pytest.importorskip("torch")
-nn = torch.nn
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from edge_lab import train, zoo
 from edge_lab.compress import Structured, Unstructured, finetune, prune, prune_report, refresh_norm, sparsity
@@ -14,7 +15,6 @@ from edge_lab.data.images import ArrayReader, ImageSet
 from edge_lab.errors import InputError
 from edge_lab.spec import Preprocess
 
-torch = pytest.importorskip("torch")
 nn = torch.nn
 
 X = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))

@@ -12,18 +12,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from test_train import net, same, stripes
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("executorch")
-
-from test_train import net, same, stripes  # noqa: E402
-
-from edge_lab import train, zoo  # noqa: E402
-from edge_lab.bundle import Quantization  # noqa: E402
-from edge_lab.compress.qat import QAT, post_training, qat  # noqa: E402
-from edge_lab.compress.quantized import has_quantized_graph, is_quantized  # noqa: E402
-from edge_lab.errors import DataError, EdgeLabError, ExportError, InputError  # noqa: E402
-from edge_lab.spec import Preprocess  # noqa: E402
+from edge_lab import train, zoo
+from edge_lab.bundle import Quantization
+from edge_lab.compress.qat import QAT, post_training, qat
+from edge_lab.compress.quantized import has_quantized_graph, is_quantized
+from edge_lab.errors import DataError, EdgeLabError, ExportError, InputError
+from edge_lab.spec import Preprocess
 
 FAST = train.FitConfig(epochs=3, batch_size=16, lr=0.02, shift=1)
 SHORT = QAT(weight_bits=4, fit=FAST)

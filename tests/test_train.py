@@ -11,14 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from edge_lab import train, zoo
 from edge_lab.data.images import ArrayReader, ImageSet
 from edge_lab.errors import DataError, EdgeLabError, InputError
 from edge_lab.spec import Preprocess
 from edge_lab.train.pixels import batches, load_pixels
-
-torch = pytest.importorskip("torch")
 
 FAST = train.FitConfig(epochs=3, batch_size=16, lr=0.1, shift=1)
 

@@ -10,13 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import edge_lab
 from edge_lab import zoo
 from edge_lab.errors import DataError, InputError
 from edge_lab.spec import Preprocess
-
-torch = pytest.importorskip("torch")
 
 NET = """
 import torch
