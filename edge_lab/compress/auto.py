@@ -17,7 +17,7 @@ import numpy as np
 from edge_lab.compress.auto_score import CompressionBudget, Judge, Miss, Quality
 from edge_lab.compress.inputs import CALIBRATION_IMAGES, Inputs, arrays
 from edge_lab.compress.quantize import StaticInt8, check_weights, quantize
-from edge_lab.compress.quantized import mark, refuse_quantized
+from edge_lab.compress.quantized import refuse_quantized
 from edge_lab.compress.ranges import MovingAverage
 from edge_lab.compress.rounding import Nearest
 from edge_lab.compress.sensitivity import sensitivity
@@ -26,7 +26,7 @@ from edge_lab.errors import EdgeLabError, InputError
 from edge_lab.zoo import Model
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 _PLAIN = StaticInt8(correct_bias=False, rounding=Nearest(), float_scores=False)
 STOCK = replace(_PLAIN, fuse_relu6=False, fuse_pad=False)  # ExecuTorch's own recipe, with min/max ranges
@@ -210,7 +210,6 @@ def auto(
         if step.met:
             break
     chosen, module = best
-    mark(module, "qat" if not isinstance(steps[chosen].recipe, StaticInt8) else "ptq")
     spec = model.spec.with_(name=f"{model.spec.name}-auto")
     return AutoResult(Model(module, spec), budget, tuple(steps), chosen, len(rows), len(pictures))
 
@@ -227,7 +226,7 @@ def _recipes(
     def static(remedy: str, config: StaticInt8) -> Attempt:
         def make() -> Any:
             nonlocal fusible
-            graph: Any = usable(quantize(model.module, pictures[0], pictures, config))
+            graph: Any = quantize(model.module, pictures[0], pictures, config)
             fusible = fusible or any(name in str(node.target) for node in graph.graph.nodes for name in _FUSED)
             return graph
 
@@ -280,13 +279,6 @@ def _trained(model: Model, train: ImageSet) -> Attempt:
         return qat(model, learnt, train.subset(sorted(held_out)), config, progress=False).model.module
 
     return "trained with rounding", config, make
-
-
-def usable(graph: torch.nn.Module) -> torch.nn.Module:
-    """A converted graph that can be called like any module in eval mode: torchao forbids train() and eval()."""
-    for name in ("train", "eval"):
-        graph.__dict__.pop(name, None)
-    return graph.requires_grad_(False).eval()
 
 
 def _line(step: Step) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import inf, isfinite, log10
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edge_lab.compress.graph import attribute
 from edge_lab.errors import EdgeLabError, InputError
+from edge_lab.train.scoring import sqnr_db
 from edge_lab.zoo import Model
 
 if TYPE_CHECKING:
@@ -122,13 +124,12 @@ class Judge:
         outputs = self._outputs(module)
         noise = float(np.square(self.reference - outputs, dtype=np.float64).sum())
         signal = float(np.square(self.reference, dtype=np.float64).sum())
-        db = inf if noise == 0 else 10 * log10(signal / noise) if signal and isfinite(noise) else -inf
         agreement = None
         if self.classes:
             agreement = 100 * float((self.reference.argmax(-1) == outputs.argmax(-1)).mean())
         own = self._top1(outputs)
         loss = None if own is None or self.top1 is None else self.top1 - own
-        return Quality(agreement, db, loss, program_bytes(module) / 1e6)
+        return Quality(agreement, sqnr_db(signal, noise), loss, program_bytes(module) / 1e6)
 
     def _top1(self, outputs: np.ndarray) -> float | None:
         best = outputs.argmax(-1) if self.labelled else outputs
@@ -157,9 +158,7 @@ def program_bytes(graph: torch.fx.GraphModule) -> int:
     tensors: dict[str, int] = {}
     for node in graph.graph.nodes:
         if node.op == "get_attr":
-            value: Any = graph
-            for part in str(node.target).split("."):
-                value = getattr(value, part)
+            value = attribute(graph, node)
             if isinstance(value, torch.Tensor) and value.dtype is not torch.int64:
                 scales = any(
                     "dequantize_per_channel" in str(user.target) and node is user.args[1] for user in node.users

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edge_lab.compress.quantize import StaticInt8, check_calibration, check_weights, corrected
-from edge_lab.compress.quantized import has_quantized_graph, mark, refuse_quantized
+from edge_lab.compress.quantized import refuse_quantized, seal
 from edge_lab.compress.ranges import torchao_observer
-from edge_lab.errors import ExportError, InputError
+from edge_lab.errors import InputError
 from edge_lab.quiet import quiet
 
 if TYPE_CHECKING:
@@ -55,14 +55,7 @@ def quantize_inductor(
     ready = corrected(module, example, calibration, config) if config.adjusts_weights else module
     with quiet():
         converted = _converted(ready, example, calibration, config)
-    if not has_quantized_graph(converted):
-        raise ExportError(
-            "nothing in this model was quantized.",
-            "it has no layer that Inductor's quantizer knows (conv2d, linear, and what follows them).",
-            "use the fp32 target; an int8 label on it would be a lie.",
-        )
-    mark(converted, "ptq")
-    return converted
+    return seal(converted, "ptq", "Inductor's quantizer knows (conv2d, linear, and what follows them)")
 
 
 def _converted(

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import fx
 
+from edge_lab.compress.graph import attribute, call, fake_quantized, is_observer
 from edge_lab.compress.rounding import Nearest, SecondOrder, round_second_order, second_moments
 
 _LAYERS = (torch.ops.aten.conv1d.default, torch.ops.aten.conv2d.default, torch.ops.aten.linear.default)
@@ -54,16 +55,12 @@ def without_observers(prepared: fx.GraphModule) -> fx.GraphModule:
 
     plain = copy.deepcopy(prepared)
     for node in list(plain.graph.nodes):
-        if _is_observer(node):
+        if is_observer(node):
             node.replace_all_uses_with(node.args[0])
             plain.graph.erase_node(node)
     plain.graph.eliminate_dead_code()
     plain.recompile()
     return plain
-
-
-def _is_observer(node: fx.Node) -> bool:
-    return node.op == "call_module" and "activation_post_process" in str(node.target)
 
 
 class _Twin:
@@ -83,14 +80,14 @@ class _Twin:
         if node.op == "placeholder":
             self.exact[node] = self.rounded[node] = list(self.inputs)
         elif node.op == "get_attr":
-            self.exact[node] = self.rounded[node] = [self._attribute(node)] * len(self.inputs)
+            self.exact[node] = self.rounded[node] = [attribute(self.graph_module, node)] * len(self.inputs)
         elif node.op == "call_module":
             self._observer(node)
         elif node.op == "call_function":
             if node.target in _LAYERS:
                 self._round_weight(node)
-            self.exact[node] = [self._call(node, self.exact, i) for i in count]
-            self.rounded[node] = [self._call(node, self.rounded, i) for i in count]
+            self.exact[node] = [call(node, lambda arg, i=i: self.exact[arg][i]) for i in count]  # type: ignore[misc]
+            self.rounded[node] = [call(node, lambda arg, i=i: self.rounded[arg][i]) for i in count]  # type: ignore[misc]
             if node.target in _LAYERS and self.biases:
                 self._correct(node)
         for used in node.all_input_nodes:
@@ -98,42 +95,24 @@ class _Twin:
                 self.exact.pop(used, None)
                 self.rounded.pop(used, None)
 
-    def _attribute(self, node: fx.Node) -> torch.Tensor:
-        value: Any = self.graph_module
-        for part in str(node.target).split("."):
-            value = getattr(value, part)
-        assert isinstance(value, torch.Tensor)
-        return value
-
-    def _call(self, node: fx.Node, values: dict[fx.Node, list[Any]], i: int) -> Any:
-        writes = str(node.target).split(".")[-2].endswith("_") if "." in str(node.target) else False
-
-        def value(arg: fx.Node) -> Any:
-            found = values[arg][i]
-            return found.clone() if writes and isinstance(found, torch.Tensor) else found
-
-        args, kwargs = fx.node.map_arg(node.args, value), fx.node.map_arg(node.kwargs, value)
-        assert callable(node.target)
-        return node.target(*args, **kwargs)
-
     def _observer(self, node: fx.Node) -> None:
         source = node.args[0]
         assert isinstance(source, fx.Node)
         observer: Any = self.graph_module.get_submodule(str(node.target))
         if source.op == "get_attr":
-            weight = self._attribute(source)
+            weight = attribute(self.graph_module, source)
             exact = weight.clone()
             observer(weight)
-            weight.copy_(_round(weight, observer))  # to the nearest; `_round_weight` may know better
+            weight.copy_(fake_quantized(weight, observer))  # to the nearest; `_round_weight` may know better
             self.exact[node], self.rounded[node] = [exact] * len(self.inputs), [weight] * len(self.inputs)
             return
         self.exact[node] = self.exact[source]
-        self.rounded[node] = [_round(x, observer) for x in self.rounded[source]]
+        self.rounded[node] = [fake_quantized(x, observer) for x in self.rounded[source]]
 
     def _round_weight(self, node: fx.Node) -> None:
         """Round a layer's weight for the inputs that reach it, if it is rounded at all and belongs to this layer."""
         held = node.args[1]
-        if not isinstance(self.rounding, SecondOrder) or not isinstance(held, fx.Node) or not _is_observer(held):
+        if not isinstance(self.rounding, SecondOrder) or not isinstance(held, fx.Node) or not is_observer(held):
             return
         source, observer = held.args[0], self.graph_module.get_submodule(str(held.target))
         if not isinstance(source, fx.Node) or source.op != "get_attr" or len(held.users) + len(source.users) > 2:
@@ -145,7 +124,7 @@ class _Twin:
         moments = second_moments(self.rounded[node.args[0]], exact, _settings(node))
         scale, _ = observer.calculate_qparams()  # type: ignore[operator]
         low, high = int(observer.quant_min), int(observer.quant_max)  # type: ignore[arg-type]
-        self._attribute(source).copy_(round_second_order(exact, moments, scale, low, high, self.rounding))
+        attribute(self.graph_module, source).copy_(round_second_order(exact, moments, scale, low, high, self.rounding))
 
     def _correct(self, node: fx.Node) -> None:
         bias = node.args[2] if len(node.args) > 2 else None
@@ -157,7 +136,7 @@ class _Twin:
         shift = torch.stack(
             [_mean(e - r, channel) for e, r in zip(self.exact[node], self.rounded[node], strict=True)]
         ).mean(0)
-        self._attribute(bias).add_(shift)
+        attribute(self.graph_module, bias).add_(shift)
         shape = [1] * self.exact[node][0].ndim
         shape[channel] = -1
         self.rounded[node] = [r + shift.reshape(shape) for r in self.rounded[node]]
@@ -175,17 +154,3 @@ def _settings(node: fx.Node) -> dict[str, Any]:
 
 def _mean(x: torch.Tensor, channel: int) -> torch.Tensor:
     return x.movedim(channel, 0).flatten(1).mean(1)
-
-
-def _round(x: torch.Tensor, observer: Any) -> torch.Tensor:
-    """What quantizing and dequantizing makes of x, with its observer's scale and zero point; x if there are none."""
-    if not hasattr(observer, "min_val") or not x.is_floating_point():
-        return x
-    scale, zero_point = observer.calculate_qparams()
-    if scale.numel() > 1:
-        shape = [1] * x.ndim
-        shape[observer.ch_axis] = -1
-        scale, zero_point = scale.reshape(shape), zero_point.reshape(shape)
-    steps = torch.clamp(torch.round(x / scale) + zero_point, observer.quant_min, observer.quant_max)
-    rounded: torch.Tensor = (steps - zero_point) * scale
-    return rounded

@@ -13,8 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from edge_lab.compress.keep_float import module_of
-from edge_lab.compress.quantize import _is_zero_pad, check_weights
+from edge_lab.compress.graph import is_zero_pad, module_of, operator_of
+from edge_lab.compress.quantize import check_weights
 from edge_lab.compress.quantized import refuse_quantized
 from edge_lab.errors import InputError
 from edge_lab.quiet import quiet
@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 _ROUNDS = 50  # a chain of layers settles in fewer
 _SETTLED = 1e-3
 # What a scale per channel passes through unchanged: f(s x) = s f(x) for s > 0, channel by channel.
-_PASS = {"relu", "leaky_relu", "dropout", "feature_dropout", "pad", "constant_pad_nd", "max_pool2d", "avg_pool2d"}
-_PASS |= {"alias", "clone", "contiguous", "identity"}
+_PASS = {
+    "relu", "leaky_relu", "dropout", "feature_dropout", "pad", "constant_pad_nd", "max_pool2d", "avg_pool2d", "alias",
+    "clone", "contiguous", "identity",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ def _pairs(graph: fx.Graph, module: torch.nn.Module) -> list[Pair]:
         obstacle = ""
         if any(calls[module_of(n)] > 1 for n in (first, node)):
             obstacle = "a layer is used more than once"
-        elif (_operator(first) == "linear") != (_operator(node) == "linear"):
+        elif (operator_of(first) == "linear") != (operator_of(node) == "linear"):
             obstacle = "one is a convolution, the other reads rows"
         elif not all(_plain(module.get_submodule(module_of(n))) for n in (first, node)):
             obstacle = "the weights are not plain parameters of a convolution or linear layer"
@@ -163,7 +165,7 @@ def _before(node: fx.Node) -> tuple[fx.Node | None, str]:
     obstacle = ""
     here: Any = node.args[0]
     while not _is_layer(here):
-        name = _operator(here)
+        name = operator_of(here)
         if _folds(here) or (name in _PASS and not _pads_with_values(here)):
             pass
         elif name in ("relu6", "hardtanh", "clamp"):
@@ -181,16 +183,11 @@ def _before(node: fx.Node) -> tuple[fx.Node | None, str]:
 
 
 def _is_layer(node: fx.Node) -> bool:
-    return _operator(node) in ("conv1d", "conv2d", "linear")
-
-
-def _operator(node: fx.Node) -> str:
-    parts = str(node.target).split(".")
-    return parts[1].removesuffix("_") if node.op == "call_function" and len(parts) > 1 else ""
+    return operator_of(node) in ("conv1d", "conv2d", "linear")
 
 
 def _pads_with_values(node: fx.Node) -> bool:
-    return _operator(node) in ("pad", "constant_pad_nd") and not _is_zero_pad(node)
+    return operator_of(node) in ("pad", "constant_pad_nd") and not is_zero_pad(node)
 
 
 def _plain(layer: torch.nn.Module) -> bool:
@@ -212,10 +209,10 @@ def _norms(graph: fx.Graph) -> list[tuple[str, str]]:
 
 def _folds(node: fx.Node) -> bool:
     """Whether a node is a batch norm that can be folded into the convolution before it."""
-    if _operator(node) != "batch_norm" or node.args[3] is None:
+    if operator_of(node) != "batch_norm" or node.args[3] is None:
         return False
     conv: Any = node.args[0]
-    return _operator(conv) in ("conv1d", "conv2d") and len(conv.users) == 1
+    return operator_of(conv) in ("conv1d", "conv2d") and len(conv.users) == 1
 
 
 def _fold(conv: Any, norm: Any) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from edge_lab.data.images import ImageSet
 from edge_lab.errors import InputError
-from edge_lab.spec import preprocess
+from edge_lab.spec import ModelSpec, preprocess
 from edge_lab.zoo import Model
 
 Inputs = ImageSet | Iterable[np.ndarray]
@@ -59,14 +59,21 @@ def arrays(inputs: Inputs, model: Model, what: str, limit: int | None = None) ->
 
 def calibration_arrays(calibration: Inputs | None, model: Model) -> list[np.ndarray]:
     """Inputs to calibrate int8 with; None: 32 crops of shipped photos, as `edge_lab.to` takes."""
-    if calibration is None:
-        if model.spec.preprocess is None:
-            raise InputError(
-                f"{model.spec.name} has no preprocessing, so no images can calibrate it.",
-                "int8 reads the range of every activation from real inputs.",
-                "pass calibration=[...]: about 32 real float32 inputs of the model's shape.",
-            )
-        from edge_lab.data import load
+    return arrays(default_calibration(model.spec) if calibration is None else calibration, model, "calibration")
 
-        calibration = load("calibration", limit=CALIBRATION_IMAGES)
-    return arrays(calibration, model, "calibration")
+
+def default_calibration(spec: ModelSpec) -> ImageSet:
+    """Images to calibrate int8 with if none were given: 32 crops of shipped photos.
+
+    Raises:
+        InputError: the model has no preprocessing, so images are no inputs for it.
+    """
+    from edge_lab.data import load
+
+    if spec.preprocess is None:
+        raise InputError(
+            f"{spec.name} has no preprocessing, so no images can calibrate it.",
+            "int8 reads the range of every activation from real inputs.",
+            "pass calibration=[...]: about 32 real float32 inputs of the model's shape.",
+        )
+    return load("calibration", limit=CALIBRATION_IMAGES)

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
+from edge_lab.compress.graph import module_of
 from edge_lab.errors import InputError
 
 if TYPE_CHECKING:
@@ -42,13 +43,6 @@ def refuse_unmatched(patterns: Iterable[str], names: Iterable[str]) -> None:
                 f"the model has {len(names)} named layers; the nearest are {', '.join(near)}.",
                 "use names of model.module.named_modules(), or what sensitivity(...).worst(n) returns.",
             )
-
-
-def module_of(node: fx.Node) -> str:
-    """Name of the module that a graph node comes from, as in `named_modules()`; "" for the network itself."""
-    stack = node.meta.get("nn_module_stack") or {"": ("", None)}
-    path = str(list(stack.values())[-1][0]).removeprefix("L['self']").removeprefix(".")
-    return path.split("@")[0]  # a module that is called twice appears as name@1
 
 
 def mark_kept(model: fx.GraphModule, patterns: tuple[str, ...]) -> None:

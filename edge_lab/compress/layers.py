@@ -88,19 +88,17 @@ def _layers(module: torch.nn.Module) -> Iterator[Layer]:
 
 def _graph_layers(graph_module: Any) -> Iterator[Layer]:
     """Layers of a captured graph: operators whose second argument is a stored weight."""
-    from edge_lab.compress.keep_float import module_of
+    from edge_lab.compress.graph import attribute, module_of, operator_of
 
     for node in graph_module.graph.nodes:
-        kind = str(node.target).split(".")[1] if str(node.target).startswith("aten.") else ""
+        kind = operator_of(node)
         if not kind.startswith(("conv", "linear", "embedding")):
             continue
         held = node.args[0] if kind == "embedding" else node.args[1]
         source = held.args[0] if "dequantize" in str(held.target) else held
         if source.op != "get_attr":
             continue
-        weight = graph_module
-        for name in str(source.target).split("."):
-            weight = getattr(weight, name)
+        weight = attribute(graph_module, source)
         scales = [a.meta["val"].numel() for a in held.args[1:] if hasattr(a, "meta") and "val" in a.meta]
         extra = 4 * (scales[0] if scales else 1) if held is not source else 0
         compute = "int8" if "dequantize" in str(getattr(node.args[0], "target", "")) else "float32"

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge_lab.compress.quantized import mark, refuse_quantized
+from edge_lab.compress.quantize import check_weights
+from edge_lab.compress.quantized import refuse_quantized
 from edge_lab.errors import ExportError, InputError
 from edge_lab.quiet import quiet
 from edge_lab.train import Epoch, FitConfig, fit
@@ -156,16 +157,8 @@ def post_training(model: Model, calibration: ImageSet, config: QAT | None = None
 
 
 def _check(model: Model) -> None:
-    import torch
-
     refuse_quantized(model.module, model.spec.name, "trained for integers")
-    broken = [name for name, value in model.module.state_dict().items() if not torch.isfinite(value).all()]
-    if broken:
-        raise InputError(
-            f"{model.spec.name} holds NaN or infinity in {broken[0]}.",
-            "a scale can't be computed from it.",
-            "check the checkpoint the weights came from.",
-        )
+    check_weights(model.module)
 
 
 def _captured(model: Model) -> torch.fx.GraphModule:
@@ -192,6 +185,5 @@ def _captured(model: Model) -> torch.fx.GraphModule:
 
 def _named(name: str, module: torch.nn.Module, model: Model, config: QAT, how: str) -> Model:
     """The quantized module as a Model of its own name, so that its bundles don't replace those of another recipe."""
-    mark(module, "qat" if how == "qat" else "ptq")
     suffix = f"{how}{config.weight_bits}" + ("" if config.per_channel else "-per-tensor")
     return replace(model, module=module, spec=model.spec.with_(name=f"{name}-{suffix}"), origin=None)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx, nn
 
-from edge_lab.compress.quantized import has_quantized_graph
-from edge_lab.errors import EdgeLabError, ExportError
+from edge_lab.bundle import Method
+from edge_lab.compress.quantized import seal
+from edge_lab.errors import EdgeLabError
 
 if TYPE_CHECKING:
     from edge_lab.compress.qat import QAT
@@ -158,7 +159,7 @@ def convert_trainee(trainee: Trainee) -> nn.Module:
             buffers[name] += float(node.args[7]) - _TORCHAO_EPS  # type: ignore[arg-type]
         _set_eps(node, _TORCHAO_EPS)
     graph.recompile()
-    return _finished(convert_pt2e(graph))
+    return _finished(convert_pt2e(graph), "qat")
 
 
 def _fold_batch_norms(graph: fx.GraphModule) -> None:
@@ -228,26 +229,17 @@ def calibrated(graph: fx.GraphModule, config: QAT, batches: Iterable[Tensor]) ->
     with torch.no_grad():
         for x in batches:
             ready(x)
-    return _finished(convert_pt2e(ready))
+    return _finished(convert_pt2e(ready), "ptq")
 
 
-def _finished(graph: fx.GraphModule) -> nn.Module:
-    if not has_quantized_graph(graph):
-        raise ExportError(
-            "nothing in this model was quantized.",
-            "it has no layer that the XNNPACK quantizer knows (conv, linear, add, mul, average pool, cat).",
-            "use it in float32; an int8 label on it would be a lie.",
-        )
+def _finished(graph: fx.GraphModule, method: Method) -> nn.Module:
     for node in graph.graph.nodes:  # XNNPACK takes a range of -8 to 7 for its packed 4-bit format, which no conv has
         if "dequantize_per" in str(node.target):
             place = 4 if "channel" in str(node.target) else 3
             node.update_arg(place, -128)
             node.update_arg(place + 1, 127)
     graph.recompile()
-    for name in ("train", "eval"):  # torchao forbids both; nothing in this graph depends on the mode any more
-        graph.__dict__.pop(name, None)
-    graph.requires_grad_(False)
-    return graph.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload, no-any-return]
+    return seal(graph, method).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload, no-any-return]
 
 
 def _quantizer(config: QAT, *, training: bool) -> Any:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edge_lab.compress.graph import is_zero_pad
 from edge_lab.compress.keep_float import check_patterns, kept_onnx_nodes, mark_kept
-from edge_lab.compress.quantized import mark, refuse_quantized
+from edge_lab.compress.quantized import refuse_quantized, seal
 from edge_lab.compress.ranges import (
     MinMax,
     Observer,
@@ -26,7 +27,7 @@ from edge_lab.compress.ranges import (
 )
 from edge_lab.compress.rounding import Nearest, SecondOrder
 from edge_lab.compress.scores import annotate_scores
-from edge_lab.errors import ExportError, InputError
+from edge_lab.errors import InputError
 from edge_lab.quiet import quiet
 
 if TYPE_CHECKING:
@@ -98,17 +99,8 @@ def quantize(
     with quiet():
         from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
-        converted: torch.nn.Module = convert_pt2e(_calibrated(module, example, calibration, config))
-    if not any("quantize_per" in str(node.target) for node in converted.graph.nodes):  # type: ignore[union-attr]
-        raise ExportError(
-            "nothing in this model was quantized.",
-            "it has no layer that the XNNPACK quantizer knows (conv, linear, add, mul, average pool, cat).",
-            "use the fp32 target; an int8 label on it would be a lie.",
-        )
-    mark(converted, "ptq")
-    for name in ("train", "eval"):  # torchao forbids both; nothing in this graph depends on the mode any more
-        converted.__dict__.pop(name, None)
-    return converted.eval()
+        converted = convert_pt2e(_calibrated(module, example, calibration, config))
+    return seal(converted, "ptq")
 
 
 def corrected(
@@ -247,7 +239,7 @@ def _annotate_convs(model: Any, qconfig: Any, config: StaticInt8) -> None:
         user = next(iter(conv.users)) if len(conv.users) == 1 else None
         clamp = user if user is not None and user.target in _clamps(config) else None
         source = conv.args[0]
-        padded = config.fuse_pad and _is_zero_pad(source) and len(source.users) == 1
+        padded = config.fuse_pad and is_zero_pad(source) and len(source.users) == 1
         if clamp is None and not padded:
             continue
         inputs = {conv.args[1]: qconfig.weight}
@@ -274,19 +266,6 @@ def _clamps(config: StaticInt8) -> tuple[Any, ...]:
     relu = (aten.relu.default, aten.relu_.default)
     relu6 = (aten.hardtanh.default, aten.hardtanh_.default, aten.relu6.default, aten.relu6_.default)
     return relu + relu6 if config.fuse_relu6 else relu
-
-
-def _is_zero_pad(node: Any) -> bool:
-    """Whether a node adds zeros, and only adds, at the borders of an image."""
-    import torch
-
-    aten = torch.ops.aten
-    if getattr(node, "target", None) not in (aten.pad.default, aten.constant_pad_nd.default):
-        return False
-    amounts, *rest = node.args[1:]
-    mode = rest.pop(0) if rest and isinstance(rest[0], str) else "constant"
-    value = rest[0] if rest else 0
-    return mode == "constant" and not value and len(amounts) <= 4 and min(amounts) >= 0
 
 
 def quantize_onnx(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from edge_lab.bundle import Method, Scheme
 from edge_lab.compress.layers import quantized_layers
-from edge_lab.errors import InputError
+from edge_lab.errors import ExportError, InputError
 
 if TYPE_CHECKING:
     import torch
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 Form = Literal["plain", "packed", "torchao", "torchao-intx", "torch.ao", "graph"]
 
 _MARK = "edge_lab.quantized_by"
+_XNNPACK_LAYERS = "the XNNPACK quantizer knows (conv, linear, add, mul, average pool, cat)"
 
 
 def scheme_of(module: torch.nn.Module) -> Scheme:
@@ -75,6 +76,30 @@ def has_dynamic_ranges(module: torch.nn.Module) -> bool:
 def mark(module: Any, method: Method) -> None:
     """Note in a graph module whether its integers were trained ("qat") or not ("ptq"): nothing else in it tells."""
     module.meta[_MARK] = method
+
+
+def seal(graph: Any, method: Method, layers: str = _XNNPACK_LAYERS) -> torch.nn.Module:
+    """Check and mark the graph that convert_pt2e returns, and let it be called like any module.
+
+    Args:
+        graph: is changed.
+        method: how it came by its integers.
+        layers: what the quantizer knows, for the error.
+
+    Raises:
+        ExportError: nothing in it was quantized.
+    """
+    if not has_quantized_graph(graph):
+        raise ExportError(
+            "nothing in this model was quantized.",
+            f"it has no layer that {layers}.",
+            "use the fp32 target; an int8 label on it would be a lie.",
+        )
+    mark(graph, method)
+    for name in ("train", "eval"):  # torchao forbids both; nothing in this graph depends on the mode any more
+        graph.__dict__.pop(name, None)
+    graph.requires_grad_(False)
+    return graph.eval()  # type: ignore[no-any-return]
 
 
 def method_of(module: torch.nn.Module) -> Method | None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from edge_lab.compress.graph import operator_of
+
 _MOVES = ("adaptive_avg_pool2d", "mean", "flatten", "view", "reshape", "squeeze", "dropout")
 
 
@@ -23,7 +25,7 @@ def annotate_scores(model: Any) -> None:
     from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
     linear = torch.ops.aten.linear.default
-    layers = [node for node in model.graph.nodes if _name(node).startswith(("conv", "linear"))]
+    layers = [node for node in model.graph.nodes if operator_of(node).startswith(("conv", "linear"))]
     output = next(node for node in model.graph.nodes if node.op == "output")
     dynamic = get_symmetric_quantization_config(is_per_channel=True, is_dynamic=True)
     for node in output.all_input_nodes:
@@ -33,14 +35,6 @@ def annotate_scores(model: Any) -> None:
         inputs = {node.args[0]: dynamic.input_activation, node.args[1]: dynamic.weight}
         node.meta[Q_ANNOTATION_KEY] = QuantizationAnnotation(input_qspec_map=inputs, _annotated=True)
         before = node.args[0]
-        while _name(before) in _MOVES and len(before.users) == 1:
-            before.meta[Q_ANNOTATION_KEY] = QuantizationAnnotation(
-                _annotated=True
-            )  # between the two, nothing is rounded
+        while operator_of(before) in _MOVES and len(before.users) == 1:
+            before.meta[Q_ANNOTATION_KEY] = QuantizationAnnotation(_annotated=True)  # not rounded between the two
             before = before.args[0]
-
-
-def _name(node: Any) -> str:
-    """Name of an ATen operator without its overload, "" for anything else."""
-    target = str(node.target)
-    return target.split(".")[1].rstrip("_") if node.op == "call_function" and target.startswith("aten.") else ""

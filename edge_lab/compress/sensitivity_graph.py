@@ -2,56 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from math import inf, log10
+from collections.abc import Iterator
+from math import inf
 from typing import Any
 
 import numpy as np
 import torch
 from torch import fx
 
-from edge_lab.compress.correct import _round
-from edge_lab.compress.keep_float import module_of
+from edge_lab.compress.graph import attribute, call, fake_quantized, is_observer, module_of, operator_of
 from edge_lab.compress.sensitivity import LayerSensitivity
 from edge_lab.errors import ExportError
+from edge_lab.train.scoring import sqnr_db
 
 aten = torch.ops.aten
 _CONVS = (aten.conv1d.default, aten.conv2d.default, aten.conv3d.default)
 _WEIGHTED = (*_CONVS, aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.linear.default)
 # What follows a layer and belongs to it: activations, and what only moves values.
 _ACTIVATIONS = {
-    "relu",
-    "relu6",
-    "hardtanh",
-    "clamp",
-    "hardsigmoid",
-    "hardswish",
-    "silu",
-    "sigmoid",
-    "tanh",
-    "gelu",
-    "elu",
-}
-_ACTIVATIONS |= {"leaky_relu", "dropout", "feature_dropout", "batch_norm"}
+    "relu", "relu6", "hardtanh", "clamp", "hardsigmoid", "hardswish", "silu", "sigmoid", "tanh", "gelu", "elu",
+    "leaky_relu", "dropout", "feature_dropout", "batch_norm",
+}  # fmt: skip
 _MOVES = {
-    "flatten",
-    "view",
-    "reshape",
-    "_unsafe_view",
-    "permute",
-    "transpose",
-    "squeeze",
-    "unsqueeze",
-    "contiguous",
-    "clone",
-}
-_MOVES |= {"alias", "slice", "pad", "constant_pad_nd", "max_pool2d"}
+    "flatten", "view", "reshape", "_unsafe_view", "permute", "transpose", "squeeze", "unsqueeze", "contiguous", "clone",
+    "alias", "slice", "pad", "constant_pad_nd", "max_pool2d",
+}  # fmt: skip
 _FOLLOWERS = _ACTIVATIONS | _MOVES
 
 
 def clamp_of(node: fx.Node) -> tuple[float, float] | None:
     """Smallest and largest value that a clamp lets through, or None if the node is no clamp."""
-    name = _operator(node).rstrip("_")
+    name = operator_of(node)
     if name in ("relu", "relu6"):
         return 0.0, 6.0 if name == "relu6" else inf
     if name in ("hardtanh", "clamp"):
@@ -59,15 +40,6 @@ def clamp_of(node: fx.Node) -> tuple[float, float] | None:
         low, high = (*node.args[1:], *(low, high)[len(node.args) - 1 :])[:2]  # type: ignore[assignment]
         return -inf if low is None else float(low), inf if high is None else float(high)
     return None
-
-
-def _operator(node: fx.Node) -> str:
-    return str(node.target).split(".")[1] if node.op == "call_function" and "." in str(node.target) else ""
-
-
-def is_observer(node: fx.Node) -> bool:
-    """Whether a node of a prepared graph is one that watches the range of a tensor."""
-    return node.op == "call_module" and "activation_post_process" in str(node.target)
 
 
 class _Layer:
@@ -97,9 +69,7 @@ class _Ratio:
 
     @property
     def db(self) -> float:
-        if self.noise == 0:
-            return inf
-        return 10 * log10(self.signal / self.noise) if self.signal else -inf
+        return sqnr_db(self.signal, self.noise)
 
 
 class Simulation:
@@ -112,7 +82,7 @@ class Simulation:
     def __init__(self, prepared: fx.GraphModule, module: torch.nn.Module) -> None:
         self.graph_module, self.module = prepared, module
         self.nodes = list(prepared.graph.nodes)
-        self.exact = {n: self._attribute(n).clone() for n in self.nodes if n.op == "get_attr"}
+        self.exact = {n: attribute(self.graph_module, n).clone() for n in self.nodes if n.op == "get_attr"}
         self.found = self._layers()
         if not any(layer.rounded for layer in self.found):
             raise ExportError(
@@ -139,7 +109,7 @@ class Simulation:
                 exact = self._values(x, frozenset())
                 for layer in self.found:
                     bias = layer.bias
-                    if bias is None or torch.equal(self.exact[bias], self._attribute(bias)):
+                    if bias is None or torch.equal(self.exact[bias], attribute(self.graph_module, bias)):
                         continue
                     on = layer.rounded - {bias}
                     weights = [n for n in self.nodes if n in on and layer.root in _readers(n)]
@@ -218,14 +188,14 @@ class Simulation:
             if node.op == "placeholder":
                 values[node] = torch.from_numpy(x.copy())
             elif node.op == "get_attr":
-                rounded = biases[node] if biases and node in biases else self._attribute(node)
+                rounded = biases[node] if biases and node in biases else attribute(self.graph_module, node)
                 values[node] = rounded if node in rounding else self.exact[node]
             elif node.op == "call_module":
                 source = values[node.args[0]]  # type: ignore[index]
                 observer = self.graph_module.get_submodule(str(node.target))
                 values[node] = _rounded(source, observer) if node in rounding else source
             elif node.op == "call_function":
-                values[node] = _call(node, values.__getitem__)
+                values[node] = call(node, values.__getitem__)
         return values
 
     def _output(self, values: dict[fx.Node, Any]) -> torch.Tensor:
@@ -233,13 +203,6 @@ class Simulation:
         result = values[first]
         assert isinstance(result, torch.Tensor)
         return result
-
-    def _attribute(self, node: fx.Node) -> torch.Tensor:
-        value: Any = self.graph_module
-        for part in str(node.target).split("."):
-            value = getattr(value, part)
-        assert isinstance(value, torch.Tensor)
-        return value
 
     def _kind(self, root: fx.Node) -> str:
         if root.op == "placeholder":
@@ -253,8 +216,8 @@ class Simulation:
             groups = root.args[6] if len(root.args) > 6 else 1
             whole = isinstance(weight, fx.Node) and weight in self.exact and self.exact[weight].shape[1] == 1
             return "depthwise conv" if whole and groups != 1 else "conv"
-        name = _operator(root)
-        return "transposed conv" if name.startswith("conv_transpose") else name.rstrip("_")
+        name = operator_of(root)
+        return "transposed conv" if name.startswith("conv_transpose") else name
 
     def _cut(self, layer: _Layer) -> float:
         """Share of an int8 range that the clamp right behind it cuts off; the worst of the layer's tensors."""
@@ -275,7 +238,7 @@ class Simulation:
 
 def _owner(node: fx.Node) -> fx.Node:
     """The layer that a tensor comes from: activations and moves belong to what stands before them."""
-    while is_observer(node) or _operator(node).rstrip("_") in _FOLLOWERS:
+    while is_observer(node) or operator_of(node) in _FOLLOWERS:
         source = node.args[0]
         assert isinstance(source, fx.Node)
         node = source
@@ -290,7 +253,7 @@ def _seen(node: fx.Node) -> fx.Node:
 def _rounded(x: torch.Tensor, observer: Any) -> torch.Tensor:
     """What int8 makes of a tensor: with the range that was calibrated, or with its own if that is read anew."""
     if not getattr(observer, "is_dynamic", False):
-        return _round(x, observer)
+        return fake_quantized(x, observer)
     low, high = x.min().clamp(max=0), x.max().clamp(min=0)
     scale = ((high - low) / 255).clamp(min=torch.finfo(torch.float32).eps)
     zero = torch.round(-128 - low / scale)
@@ -300,14 +263,3 @@ def _rounded(x: torch.Tensor, observer: Any) -> torch.Tensor:
 def _readers(node: fx.Node) -> set[fx.Node]:
     """What reads a weight, through its observer or directly."""
     return {reader for user in node.users for reader in ([user, *user.users] if is_observer(user) else [user])}
-
-
-def _call(node: fx.Node, value_of: Callable[[fx.Node], Any]) -> Any:
-    writes = _operator(node).endswith("_")  # in-place operators must not change what was kept
-
-    def value(arg: fx.Node) -> Any:
-        found = value_of(arg)
-        return found.clone() if writes and isinstance(found, torch.Tensor) else found
-
-    assert callable(node.target)
-    return node.target(*fx.node.map_arg(node.args, value), **fx.node.map_arg(node.kwargs, value))

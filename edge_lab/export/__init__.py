@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Target", "target", "targets", "to"]
 
-CALIBRATION_IMAGES = 32
-
 
 def to(
     model: Model,
@@ -193,16 +191,11 @@ def _golden_inputs(golden: ImageSet | Sequence[np.ndarray] | None, spec: ModelSp
 def _calibration_inputs(
     calibration: ImageSet | Iterable[np.ndarray] | None, spec: ModelSpec
 ) -> tuple[list[np.ndarray], str]:
-    from edge_lab.data import ImageSet, load
+    from edge_lab.compress.inputs import default_calibration
+    from edge_lab.data import ImageSet
 
     if calibration is None:
-        if spec.preprocess is None:
-            raise InputError(
-                f"{spec.name} has no preprocessing, so no images can calibrate it.",
-                "int8 reads the range of every activation from real inputs.",
-                "pass calibration=[...]: about 32 real float32 inputs of the model's shape.",
-            )
-        calibration = load("calibration", limit=CALIBRATION_IMAGES)
+        calibration = default_calibration(spec)
     if isinstance(calibration, ImageSet):
         return [preprocess(calibration[i], spec) for i in range(len(calibration))], calibration.name
     return list(calibration), "user"

@@ -11,6 +11,7 @@ import numpy as np
 
 from edge_lab.errors import InputError
 from edge_lab.spec import Task
+from edge_lab.train.scoring import sqnr_db
 
 
 class Runs(Protocol):
@@ -71,7 +72,7 @@ def parity(reference: np.ndarray, outputs: np.ndarray, *, task: Task = "classify
     signal = float(np.square(ref[~bad]).sum())
     return Parity(
         agreement=_agreement(ref, out, bad, task),
-        sqnr_db=_sqnr(signal, noise),
+        sqnr_db=sqnr_db(signal, noise),
         max_abs=float(error.max()),
         mean_abs=float(error.mean()),
         worst=int(per_input.max(axis=1).argmax()),
@@ -100,14 +101,6 @@ def outputs_of(session: Runs, inputs: Iterable[np.ndarray], *, output: int = 0) 
             "compare the outputs before filtering, or measure detection with a task metric.",
         )
     return np.concatenate(rows)
-
-
-def _sqnr(signal: float, noise: float) -> float:
-    if noise == 0:
-        return inf
-    if signal == 0 or noise == inf:
-        return -inf
-    return float(10 * np.log10(signal / noise))
 
 
 def _agreement(ref: np.ndarray, out: np.ndarray, bad: np.ndarray, task: Task) -> float | None:
