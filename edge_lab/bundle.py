@@ -23,7 +23,7 @@ from edge_lab.spec import ModelSpec, TensorSpec
 SCHEMA_VERSION = 2  # the newest that this reader understands
 MANIFEST = "bundle.json"
 
-Format = Literal["torchscript", "pt2", "onnx", "pte", "mlpackage", "aoti"]
+Format = Literal["torchscript", "pt2", "onnx", "pte", "mlpackage", "aoti", "ort"]
 Scheme = Literal[
     "fp32",
     "fp16",
@@ -36,6 +36,7 @@ Scheme = Literal[
 ]
 Method = Literal["ptq", "qat"]
 _SCHEMES_OF_VERSION_1 = ("fp32", "fp16", "int8-static")
+_FORMATS_OF_VERSION_2 = ("aoti", "ort")
 
 
 @dataclass(frozen=True)
@@ -276,7 +277,7 @@ def _converter() -> Any:
 
 def _to_json(bundle: Bundle) -> dict[str, Any]:
     # The oldest version that can say it: older readers go on reading what they understand.
-    first = bundle.quantization.scheme in _SCHEMES_OF_VERSION_1 and bundle.runtime.format != "aoti"
+    first = bundle.quantization.scheme in _SCHEMES_OF_VERSION_1 and bundle.runtime.format not in _FORMATS_OF_VERSION_2
     version = 1 if first else 2
     document: dict[str, Any] = {"schema_version": version, "labels": None} | _converter().unstructure(bundle)
     del document["path"], document["spec"]["labels"]  # labels live in labels.txt

@@ -10,13 +10,15 @@ import warnings
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edge_lab.bundle import Bundle
-from edge_lab.errors import BundleError, MissingTool
+from edge_lab.errors import BundleError, InputError, MissingTool
+from edge_lab.ort import Level, open_session
 from edge_lab.quiet import quiet
 from edge_lab.spec import ModelSpec
 
@@ -50,22 +52,32 @@ class Session:
         return self._run(self.spec.input.check(x))
 
 
-def load(bundle: Bundle | Path | str, *, threads: int = 1) -> Session:
+def load(bundle: Bundle | Path | str, *, threads: int = 1, level: Level = "all") -> Session:
     """Load a bundle's program in the engine it was made for.
 
     Args:
         bundle: a Bundle, or the path of one (then it is verified first).
         threads: CPU threads for this engine. PyTorch's and ExecuTorch's thread counts are process-wide.
+        level: how far ONNX Runtime optimises an .onnx graph (`ort.LEVELS`); it has no other formats.
 
     Raises:
         BundleError: the bundle is unusable, or its engine refuses the program.
         MissingTool: the engine is not installed or does not exist on this platform.
+        InputError: a level for an engine that has none, or an unknown one.
     """
     bundle = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
     engine = _ENGINES[bundle.runtime.format]
+    if level != "all":
+        if engine is not _onnx:
+            raise InputError(
+                f"{bundle.name} has no optimisation level to choose.",
+                f"levels belong to ONNX Runtime, and this is a program for {bundle.runtime.package}.",
+                "leave level out.",
+            )
+        engine = partial(_onnx, level=level)
     try:
         run = engine(bundle, threads)
-    except (BundleError, MissingTool):
+    except (BundleError, MissingTool, InputError):
         raise
     except ModuleNotFoundError as error:
         raise MissingTool(
@@ -182,14 +194,8 @@ def _unsafe(path: Path, what: str) -> BundleError:
     )
 
 
-def _onnx(bundle: Bundle, threads: int) -> Run:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # spinning starves other processes
-    session = onnxruntime.InferenceSession(str(bundle.program_path), options, providers=["CPUExecutionProvider"])
+def _onnx(bundle: Bundle, threads: int, level: Level = "all") -> Run:
+    session = open_session(bundle.program_path, threads=threads, level=level)
     name = session.get_inputs()[0].name
     return lambda x: tuple(session.run(None, {name: x}))
 
@@ -263,4 +269,5 @@ _ENGINES: dict[str, Callable[[Bundle, int], Run]] = {
     "pte": _pte,
     "mlpackage": _mlpackage,
     "aoti": _aoti,
+    "ort": _onnx,  # the same engine; it sees which of its two formats it is
 }

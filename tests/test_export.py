@@ -18,7 +18,8 @@ from edge_lab.errors import BundleError, ExportError, InputError, MissingTool
 from edge_lab.export import targets, to
 from edge_lab.runtime import eager, load
 
-RUNNABLE = ["linux-torchscript-fp32", "linux-pt2-fp32", "linux-onnx-fp32", "linux-onnx-int8"]
+RUNNABLE = ["linux-torchscript-fp32", "linux-pt2-fp32", "linux-onnx-fp32", "linux-onnx-fp16", "linux-onnx-int8"]
+RUNNABLE += ["android-ort-fp32", "android-ort-int8"]
 RUNNABLE += ["android-xnnpack-fp32", "android-xnnpack-fp16", "android-xnnpack-int8"]
 
 
@@ -203,7 +204,7 @@ def damaged(artifacts: Path, tmp_path: Path, target: str, content: bytes) -> Bun
 @pytest.mark.parametrize("content", [b"", b"not a program" * 100])
 def test_programs_that_are_none(target: str, content: bytes, artifacts: Path, tmp_path: Path) -> None:
     bundle = damaged(artifacts, tmp_path, target, content)
-    with pytest.raises(BundleError, match=r"can't load|not an ExecuTorch"):
+    with pytest.raises(BundleError, match=r"can't load|not an ExecuTorch|not a whole"):
         load(bundle)
 
 

@@ -30,6 +30,7 @@ HEAVY = (
 # A module imports only from its own row and the rows above.
 LAYERS = (
     ("errors", "files", "quiet"),
+    ("ort",),
     ("spec",),
     ("bundle",),
     ("data",),

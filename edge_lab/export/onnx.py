@@ -1,4 +1,4 @@
-"""ONNX, by torch.export and the dynamo exporter; int8 by ONNX Runtime's own quantizer."""
+"""ONNX, by torch.export and the dynamo exporter; float16 and int8 by ONNX Runtime's own converters."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from typing import Any
 from edge_lab.bundle import Runtime
 from edge_lab.compress.layers import Layer, LayerReport
 from edge_lab.compress.quantize import check_calibration, corrected, quantize_onnx
+from edge_lab.compress.quantized import scheme_of
 from edge_lab.errors import ExportError
 from edge_lab.export.exported import exported_program
 from edge_lab.export.made_with import version_of
+from edge_lab.export.onnx_write import to_float16, write_program
 from edge_lab.export.ready import ready
 from edge_lab.export.target import Job, Program, exporter
 from edge_lab.quiet import quiet
@@ -26,8 +28,8 @@ _INTEGER_LAYERS = ("MatMulInteger", "ConvInteger", "DynamicQuantizeLSTM")
     "onnx",
     "onnx",
     ("linux", "android"),
-    ("fp32", "int8", "int8-dynamic", "int8-weights", "int4-weights"),
-    takes=("packed",),
+    ("fp32", "fp16", "int8", "int8-dynamic", "int8-weights", "int4-weights"),
+    takes=("plain", "packed"),
 )
 def export_onnx(job: Job) -> Program:
     """Write model.onnx in one file, checked by onnx.checker.
@@ -39,6 +41,11 @@ def export_onnx(job: Job) -> Program:
     module, report = ready(job)
     if job.target.precision == "int8-dynamic":
         report = _write_dynamic(job, path)
+    elif job.target.precision == "fp16" and scheme_of(job.module) == "fp32":
+        full = job.folder / "fp32.onnx"
+        _write(job, full)
+        to_float16(full, path)  # not the module that `ready` has cast: it only made sure that the weights fit
+        full.unlink()
     elif job.target.precision != "int8":
         _write(replace(job, module=module), path)
     else:
@@ -56,22 +63,7 @@ def export_onnx(job: Job) -> Program:
 
 
 def _write(job: Job, path: Path) -> None:
-    import onnx
-    import torch
-
-    program = exported_program(job)
-    with quiet():
-        torch.onnx.export(
-            program,
-            (),
-            str(path),
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-            input_names=[job.spec.input.name],
-            output_names=[out.name for out in job.outputs],
-        )
-    onnx.checker.check_model(str(path))
+    write_program(exported_program(job), path, [job.spec.input.name], [out.name for out in job.outputs])
 
 
 def _write_dynamic(job: Job, path: Path) -> LayerReport:

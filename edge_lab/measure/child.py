@@ -29,6 +29,7 @@ _ENGINE_MODULES = {
     "pte": ("torch", "executorch.extension.pybindings._C"),
     "mlpackage": ("coremltools",),
     "aoti": ("torch", "torch._inductor.package"),
+    "ort": ("onnxruntime",),
 }
 
 

@@ -1,0 +1,183 @@
+"""Writing .onnx files: from an exported program, from a model with free axes or another opset, and in float16."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+
+from edge_lab.errors import EdgeLabError, ExportError, InputError
+from edge_lab.export.diagnose import diagnose
+from edge_lab.export.onnx_file import OnnxFile, read_onnx
+from edge_lab.files import writing_file
+from edge_lab.quiet import quiet
+
+if TYPE_CHECKING:
+    import torch
+
+    from edge_lab.zoo import Model
+
+Axis = Literal["batch", "height", "width"]
+_PLACE: dict[Axis, int] = {"batch": 0, "height": 2, "width": 3}
+
+
+def write_program(
+    program: torch.export.ExportedProgram,
+    path: Path,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    opset: int | None = None,
+) -> None:
+    """Translate an exported program to one checked .onnx file.
+
+    The exporter notes for every operator which module it came from (`pkg.torch.onnx.name_scopes`), which stays, and
+    which line of which file, with the path on this computer, which does not.
+    """
+    import onnx
+    import torch
+
+    with quiet():
+        written: Any = torch.onnx.export(
+            program,
+            (),
+            dynamo=True,
+            verbose=False,
+            input_names=list(inputs),
+            output_names=list(outputs),
+            opset_version=opset,
+        )
+        for graph in (written.model.graph, *written.model.functions.values()):
+            for node in graph:
+                node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)
+        written.save(str(path), external_data=False)
+    onnx.checker.check_model(str(path))
+
+
+def write_onnx(model: Model, path: Path | str, *, opset: int | None = None, dynamic: Sequence[Axis] = ()) -> OnnxFile:
+    """Write a model to one .onnx file with free axes, or with another opset than `to` takes.
+
+    Bundles have fixed shapes, which every phone runtime wants. A server that answers several requests at once wants a
+    free batch, a segmentation network free pictures.
+
+    Args:
+        model: a module with one input; its outputs are named output, output_1, ...
+        path: the file to write.
+        opset: version of the operators; None: what the exporter prefers. An older reader wants a lower one.
+        dynamic: axes of the input that stay free: "batch", and for pictures "height", "width".
+
+    Raises:
+        InputError: an axis that the input does not have.
+        ExportError: the model computes with the size of that axis, so that it can't be free; the opset can't be
+            reached; or the model has no translation.
+    """
+    import torch
+
+    from edge_lab.export.wrap import flatten
+
+    path, shape = Path(path), model.spec.input.shape
+    unknown = [axis for axis in dynamic if axis not in get_args(Axis) or _PLACE[axis] >= len(shape)]
+    if unknown:
+        raise InputError(
+            f"the input of {model.spec.name} has no axis {unknown[0]!r}.",
+            f"its shape is {shape}; free axes are called {', '.join(get_args(Axis))}.",
+            'pass some of them, such as dynamic=("batch",).',
+        )
+    what = f"{path.name} with free {', '.join(dynamic)}" if dynamic else path.name
+    example = np.zeros(shape, model.spec.input.dtype)
+    module, outputs = flatten(model.module, example)
+    if "batch" in dynamic:  # the exporter takes a size of 1 for a constant
+        example = np.repeat(example, 2, 0)
+    # From 2 pictures, and from a side of 16: below, sizes after several strides shrink to 1, which is another graph.
+    axes = {
+        _PLACE[axis]: torch.export.Dim(axis, min=2 if axis == "batch" else min(16, shape[_PLACE[axis]]))
+        for axis in dynamic
+    }
+    try:
+        with quiet():
+            program = torch.export.export(
+                module, (torch.from_numpy(example),), dynamic_shapes=(axes,) if axes else None, strict=False
+            )
+        with writing_file(path) as temporary:
+            write_program(program, temporary, [model.spec.input.name], [out.name for out in outputs], opset)
+            _name_axes(temporary, {place: axis for axis, place in _PLACE.items() if place in axes})
+            _check_opset(temporary, opset)
+    except EdgeLabError:
+        raise
+    except Exception as error:  # converters raise whatever they like
+        if dynamic and any(word in str(error) for word in ("Constraints violated", "specialized", "dynamic_shapes")):
+            raise ExportError(
+                f"{model.spec.name} can't be exported to {what}.",
+                "its code computes with that size (a fixed reshape, a padding, a position table), or needs a multiple.",
+                "free fewer axes, or write such sizes relative to x.shape in the model.",
+            ) from error
+        raise diagnose(error, model.spec.name, what) from error
+    return read_onnx(path)
+
+
+def _name_axes(path: Path, names: dict[int, Axis]) -> None:
+    """Call free sizes "batch", "height" and "width" instead of s77, in every shape that the file states."""
+    import onnx
+
+    if not names:
+        return
+    model = onnx.load(path)
+    dims = model.graph.input[0].type.tensor_type.shape.dim
+    renamed = {dims[place].dim_param: name for place, name in names.items()}
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.HasField("dim_param"):
+                dim.dim_param = re.sub(r"\w+", lambda word: renamed.get(word[0], word[0]), dim.dim_param)
+    onnx.save(model, path)
+
+
+def _check_opset(path: Path, opset: int | None) -> None:
+    reached = read_onnx(path).opsets.get("", 0)
+    if opset is not None and reached != opset:
+        raise ExportError(
+            f"opset {opset} can't be reached; the file came out with opset {reached}.",
+            "the exporter translates to opset 18 and later ones that it knows, and has no way from there to others.",
+            "leave opset out, or pass 18.",
+        )
+
+
+def to_float16(source: Path, target: Path) -> None:
+    """Store the weights of a float32 .onnx file in float16 and compute in it; inputs and outputs stay float32.
+
+    ONNX Runtime's own converter, on the exported file: batch norms are folded already, in float32, so that each weight
+    is rounded once. Casting the module before the export rounds them first and folds then, which costs about 4 dB on
+    EfficientNet-Lite0.
+    """
+    import onnx
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    with quiet():
+        model = convert_float_to_float16(onnx.load(source), keep_io_types=True)
+    _sort(model.graph)
+    onnx.save(model, target)
+    onnx.checker.check_model(str(target))
+
+
+def _sort(graph: Any) -> None:
+    """Nodes in an order in which every value is known before it is used: the converter appends its casts."""
+    known = {"", *(v.name for v in graph.input), *(t.name for t in graph.initializer)}
+    waiting, ordered = list(graph.node), list[Any]()
+    while waiting:
+        late = []
+        for node in waiting:
+            if known.issuperset(node.input):
+                ordered.append(node)
+                known.update(node.output)
+            else:
+                late.append(node)
+        if len(late) == len(waiting):
+            raise ExportError(
+                "the float16 graph has a value that nothing computes.",
+                f"ONNX Runtime's converter broke it at {late[0].name or late[0].op_type}.",
+                "use the fp32 target.",
+            )
+        waiting = late
+    del graph.node[:]
+    graph.node.extend(ordered)
