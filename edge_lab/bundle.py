@@ -23,7 +23,7 @@ from edge_lab.spec import ModelSpec, TensorSpec
 SCHEMA_VERSION = 2  # the newest that this reader understands
 MANIFEST = "bundle.json"
 
-Format = Literal["torchscript", "pt2", "onnx", "pte", "mlpackage", "aoti", "ort"]
+Format = Literal["torchscript", "pt2", "onnx", "pte", "mlpackage", "aoti", "ort", "ptl"]
 Scheme = Literal[
     "fp32",
     "fp16",
@@ -36,7 +36,7 @@ Scheme = Literal[
 ]
 Method = Literal["ptq", "qat"]
 _SCHEMES_OF_VERSION_1 = ("fp32", "fp16", "int8-static")
-_FORMATS_OF_VERSION_2 = ("aoti", "ort")
+_FORMATS_OF_VERSION_2 = ("aoti", "ort", "ptl")
 
 
 @dataclass(frozen=True)

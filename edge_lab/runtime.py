@@ -120,10 +120,29 @@ def _torch_run(module: Any, threads: int) -> Run:
 def _torchscript(bundle: Bundle, threads: int) -> Run:
     import torch
 
+    from edge_lab.export.archive import refuse_unsafe_script
+
+    refuse_unsafe_script(bundle.program_path)
     with warnings.catch_warnings():  # deprecated since torch 2.11, still shipped: the labs say so once
         warnings.simplefilter("ignore")
         program = torch.jit.load(str(bundle.program_path), map_location="cpu")  # type: ignore[no-untyped-call]
         return _torch_run(program, threads)
+
+
+def _ptl(bundle: Bundle, threads: int) -> Run:
+    import torch.jit.mobile
+
+    from edge_lab.export.archive import explain_lite, read_lite
+
+    read_lite(bundle.program_path)  # refuses what the C++ reader would trust
+    mobile: Any = torch.jit.mobile
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            program = mobile._load_for_lite_interpreter(str(bundle.program_path), map_location="cpu")
+        except RuntimeError as error:
+            raise explain_lite(bundle.program_path, error) from error
+    return _torch_run(program, threads)
 
 
 def _pt2(bundle: Bundle, threads: int) -> Run:
@@ -269,5 +288,6 @@ _ENGINES: dict[str, Callable[[Bundle, int], Run]] = {
     "pte": _pte,
     "mlpackage": _mlpackage,
     "aoti": _aoti,
+    "ptl": _ptl,
     "ort": _onnx,  # the same engine; it sees which of its two formats it is
 }

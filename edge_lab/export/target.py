@@ -25,6 +25,21 @@ Precision = Literal["fp32", "fp16", "bf16", "int8", "int8-dynamic", "int4-dynami
 
 
 @dataclass(frozen=True)
+class Lite:
+    """Options of the lite export.
+
+    Attributes:
+        passes: mobile passes beyond freezing, of `edge_lab.export.lite.OFFERED`.
+        bytecode: its version, 4 or more; None: the current one. Old apps refuse a newer one than they know.
+        slim: leave out what only `torch.jit.load` reads: the model's source code, and a second copy of int8 weights.
+    """
+
+    passes: tuple[str, ...] = ()
+    bytecode: int | None = None
+    slim: bool = False
+
+
+@dataclass(frozen=True)
 class Target:
     """What to build.
 
@@ -34,6 +49,7 @@ class Target:
         backend: what executes it.
         precision: of weights and activations; inputs and outputs stay float32. "int8" alone is static int8.
         quantize: recipe for int8.
+        lite: options of the lite export; other backends ignore it.
     """
 
     name: str
@@ -41,6 +57,7 @@ class Target:
     backend: str
     precision: Precision
     quantize: StaticInt8 = field(default_factory=StaticInt8)
+    lite: Lite = Lite()
 
     @property
     def kind(self) -> str:

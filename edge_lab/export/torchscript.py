@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import warnings
-from dataclasses import replace
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,35 +16,69 @@ from edge_lab.export.made_with import version_of
 from edge_lab.export.ready import ready
 from edge_lab.export.target import Job, Program, exporter
 from edge_lab.runtime import flat_arrays
+from edge_lab.spec import ModelSpec
+
+if TYPE_CHECKING:
+    import torch
 
 
 @exporter(
     "torchscript", "torchscript", ("linux",), ("fp32", "fp16", "bf16", "int8-dynamic"), takes=("plain", "torch.ao")
 )
 def export_torchscript(job: Job) -> Program:
-    """Write model.pt.
+    """Write model.pt; labels and spec travel inside it as well (`extra_files`).
 
-    A trace records one path through the code. Where that depends on the data, the tracer warns and the program
-    would be silently wrong for other inputs; such a module is scripted instead. Weights in 8 or 4 bits have no target
-    here: `freeze` would widen them and write floats. Dynamic int8 takes the legacy torch.ao kernels: Linear, LSTM, GRU.
+    Weights in 8 or 4 bits have no target here: `freeze` would widen them and write floats. Dynamic int8 takes the
+    legacy torch.ao kernels: Linear, LSTM, GRU.
     """
     import torch
 
-    jit: Any = torch.jit
     module, report = ready(job, DynamicInt8("eager") if job.target.precision == "int8-dynamic" else None)
-    job = replace(job, module=module)
-
-    with warnings.catch_warnings(record=True) as caught, torch.no_grad():
-        warnings.simplefilter("always")
-        program = jit.trace(job.module, (torch.from_numpy(job.example),), strict=False)
-        if any(issubclass(w.category, jit.TracerWarning) for w in caught):
-            program = _script_or_proof(job, program)
-        jit.freeze(program).save(str(job.folder / "model.pt"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program: Any = torch.jit.freeze(record(module, job.example, job))  # type: ignore[no-untyped-call]
+        program.save(str(job.folder / "model.pt"), _extra_files=extra_files(job.spec))
     torch_version = version_of("torch")
     return Program("model.pt", Runtime("torchscript", "cpu", "torch", torch_version, torch_version), report)
 
 
-def _script_or_proof(job: Job, traced: Any) -> Any:
+def extra_files(spec: ModelSpec) -> dict[str, str]:
+    """What an app needs beside the weights, to be stored inside the archive: labels.txt and spec.json.
+
+    Read them with `torch.jit.load(path, _extra_files={"labels.txt": ""})`, or with any unzip from `extra/`.
+    """
+    about = asdict(spec)
+    labels = about.pop("labels")
+    files = {"spec.json": json.dumps(about, indent=1)}
+    return files | ({"labels.txt": "\n".join(labels) + "\n"} if labels else {})
+
+
+def record(module: torch.nn.Module, example: np.ndarray, job: Job | None = None) -> Any:
+    """The module as a ScriptModule: traced, or scripted where a trace would be wrong.
+
+    A trace records one path through the code. Where that depends on the data, the tracer warns and the program
+    would be silently wrong for other inputs; such a module is scripted instead.
+
+    Args:
+        module: returns a tensor or a tuple of tensors.
+        example: an input, with the batch axis.
+        job: whose names an error is to mention.
+
+    Raises:
+        ExportError: tracing is wrong and scripting impossible.
+    """
+    import torch
+
+    jit: Any = torch.jit
+    with warnings.catch_warnings(record=True) as caught, torch.no_grad():
+        warnings.simplefilter("always")
+        program = jit.trace(module, (torch.from_numpy(example),), strict=False)
+        if not any(issubclass(w.category, jit.TracerWarning) for w in caught):
+            return program
+        return _script_or_proof(module, example, program, job)
+
+
+def _script_or_proof(module: torch.nn.Module, example: np.ndarray, traced: Any, job: Job | None) -> Any:
     """The scripted module; where scripting fails, the trace, if it equals the module on inputs of other magnitudes.
 
     Libraries also trigger the tracer's warning with harmless checks of shapes, so the warning alone proves nothing.
@@ -52,15 +87,16 @@ def _script_or_proof(job: Job, traced: Any) -> Any:
 
     jit: Any = torch.jit
     try:
-        return jit.script(job.module)
+        return jit.script(module)
     except Exception as error:  # the compiler raises many kinds
-        x = torch.from_numpy(job.example)
+        x = torch.from_numpy(example)
         for other in (x * 0, -x, x * 10, x.flip(-1), x + 3):
-            want, got = flat_arrays(job.module(other.clone())), flat_arrays(traced(other.clone()))
+            want, got = flat_arrays(module(other.clone())), flat_arrays(traced(other.clone()))
             same = all(a.shape == b.shape and np.allclose(a, b, 1e-3, 1e-5) for a, b in zip(want, got, strict=True))
             if not same:
+                name = job.spec.name if job else type(module).__name__
                 raise ExportError(
-                    f"{job.spec.name} can't be exported to {job.target.name}.",
+                    f"{name} can't be exported to {job.target.name if job else 'TorchScript'}.",
                     "its Python code depends on tensor values, so a trace is wrong for other inputs, "
                     f"and torch.jit.script refuses it: {str(error).strip().splitlines()[0][:200]}",
                     "replace the branch by torch.where, keep sizes as constants, and avoid .item() and int(tensor).",

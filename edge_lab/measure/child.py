@@ -30,6 +30,7 @@ _ENGINE_MODULES = {
     "mlpackage": ("coremltools",),
     "aoti": ("torch", "torch._inductor.package"),
     "ort": ("onnxruntime",),
+    "ptl": ("torch", "torch.jit.mobile"),
 }
 
 
