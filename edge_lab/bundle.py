@@ -33,8 +33,11 @@ Scheme = Literal[
     "int4-dynamic",  # the same with 4-bit weights
     "int8-weights",  # 8-bit weights, widened before use: arithmetic in floats
     "int4-weights",
+    "palette6",  # weights are places in a list of 64 values per layer; arithmetic in floats
+    "palette4",  # ... of 16 values
 ]
 Method = Literal["ptq", "qat"]
+Reference = Literal["self", "eager", "interpreted"]
 _SCHEMES_OF_VERSION_1 = ("fp32", "fp16", "int8-static")
 _FORMATS_OF_VERSION_2 = ("aoti", "ort", "ptl")
 
@@ -84,13 +87,17 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class Golden:
-    """One recorded case: encoded input, preprocessed tensor, expected outputs (file names), tolerance."""
+    """One recorded case: encoded input, preprocessed tensor, expected outputs (file names), tolerance.
+
+    `reference`: who computed the outputs. The program itself, the PyTorch model that it came from (where the program
+    could not run), or a reference interpretation of the program.
+    """
 
     input: str | None
     tensor: str
     outputs: tuple[str, ...]
     atol: float
-    reference: Literal["self", "eager"]
+    reference: Reference
 
 
 @dataclass(frozen=True)
@@ -277,7 +284,11 @@ def _converter() -> Any:
 
 def _to_json(bundle: Bundle) -> dict[str, Any]:
     # The oldest version that can say it: older readers go on reading what they understand.
-    first = bundle.quantization.scheme in _SCHEMES_OF_VERSION_1 and bundle.runtime.format not in _FORMATS_OF_VERSION_2
+    first = (
+        bundle.quantization.scheme in _SCHEMES_OF_VERSION_1
+        and bundle.runtime.format not in _FORMATS_OF_VERSION_2
+        and all(case.reference != "interpreted" for case in bundle.golden)
+    )
     version = 1 if first else 2
     document: dict[str, Any] = {"schema_version": version, "labels": None} | _converter().unstructure(bundle)
     del document["path"], document["spec"]["labels"]  # labels live in labels.txt

@@ -222,6 +222,8 @@ def _onnx(bundle: Bundle, threads: int, level: Level = "all") -> Run:
 def _pte(bundle: Bundle, threads: int) -> Run:
     import torch
 
+    if bundle.runtime.backend == "coreml-pte":
+        _need_apple(bundle)
     buffer = bundle.program_path.read_bytes()
     if buffer[4:8] not in (b"ET12", b"eh00"):
         raise BundleError(
@@ -256,13 +258,17 @@ def executorch_bindings() -> Any:
     return bindings
 
 
-def _mlpackage(bundle: Bundle, threads: int) -> Run:
+def _need_apple(bundle: Bundle) -> None:
     if sys.platform != "darwin":
         raise MissingTool(
             f"{bundle.name} can't run here.",
             "Core ML programs run on macOS and iOS only; elsewhere they can be converted, not executed.",
-            "run this on a Mac, or compare another target here.",
+            "run this on a Mac, compare another target, or interpret it: edge_lab.measure.interpret(bundle).",
         )
+
+
+def _mlpackage(bundle: Bundle, threads: int) -> Run:
+    _need_apple(bundle)
     import coremltools
 
     model = coremltools.models.MLModel(str(bundle.program_path))

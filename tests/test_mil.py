@@ -346,6 +346,52 @@ def test_neural_network_format_is_refused(tmp_path: Path) -> None:
         load_mil(tmp_path / "old.mlmodel")
 
 
+@pytest.mark.parametrize(
+    ("precision", "decibels"), [("int8-weights", 40), ("palette6", 30), ("palette4", 15), ("int8", 15)]
+)
+def test_fewer_bits_are_interpreted(
+    precision: str, decibels: float, model: zoo.Model, pictures: measure.Inputs, tmp_path: Path
+) -> None:
+    bundle = edge_lab.to(model, f"ios-coreml-{precision}", out=tmp_path)
+    reference = measure.outputs_of(edge_lab.eager(model), pictures)
+    found = measure.parity(reference, measure.outputs_of(interpret(bundle), pictures))
+    assert found.sqnr_db >= decibels
+    assert found.agreement >= 95
+    assert bundle.metrics["sqnr_db"] is not None
+    bits = {"palette6": 64, "palette4": 16, "int8-weights": 256 * 64}.get(precision)
+    if bits is not None:
+        large = [row for row in compare_weights(load_mil(bundle.program_path), model) if np.prod(row.shape) > 2048]
+        assert large
+        assert all(row.values <= bits for row in large)
+
+
+def test_program_inside_an_executorch_file_is_interpreted(
+    model: zoo.Model, pictures: measure.Inputs, tmp_path: Path
+) -> None:
+    bundle = edge_lab.to(model, "ios-coreml-pte-fp16", out=tmp_path)
+    assert bundle.runtime.delegated == 1
+    reference = measure.outputs_of(edge_lab.eager(model), pictures)
+    assert measure.parity(reference, measure.outputs_of(interpret(bundle), pictures)).sqnr_db >= 35
+    damaged = tmp_path / "damaged.pte"
+    content = bundle.program_path.read_bytes()
+    index = content.index(b'"sedon"')  # of the packed folder, written backwards
+    for broken in (
+        b"",
+        content[:100],
+        content[: len(content) // 2],
+        content[:index] + b"!" + content[index + 1 :],
+    ):
+        damaged.write_bytes(broken)
+        with pytest.raises(BundleError, match="can't be read as a Core ML program"):
+            load_mil(damaged)
+
+
+def test_a_pte_without_core_ml_is_refused(model: zoo.Model, tmp_path: Path) -> None:
+    bundle = edge_lab.to(model, "linux-xnnpack-fp32", out=tmp_path)
+    with pytest.raises(BundleError, match="Core ML"):
+        load_mil(bundle.program_path)
+
+
 def test_session_name_says_what_it_is(bundles: dict[str, edge_lab.Bundle]) -> None:
     session = interpret(bundles["fp16"])
     assert session.engine == "reference interpretation"

@@ -14,7 +14,17 @@ from edge_lab.compress.quantized import Form, form_of, has_quantized_graph, sche
 from edge_lab.errors import BundleError, EdgeLabError, ExportError, InputError
 
 # Importing an exporter registers its targets; none of them imports its converter before it is used.
-from edge_lab.export import coreml, executorch, exported, inductor, lite, onnx, onnx_mobile, torchscript  # noqa: F401
+from edge_lab.export import (  # noqa: F401
+    coreml,
+    coreml_delegate,
+    executorch,
+    exported,
+    inductor,
+    lite,
+    onnx,
+    onnx_mobile,
+    torchscript,
+)
 from edge_lab.export.diagnose import diagnose
 from edge_lab.export.fingerprint import fingerprint, made_by
 from edge_lab.export.target import Job, Target, exporter_of, takers, target, targets

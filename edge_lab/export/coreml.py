@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,21 +16,23 @@ from edge_lab.compress.quantized import has_dynamic_ranges, has_quantized_graph
 from edge_lab.errors import ExportError
 from edge_lab.export.exported import exported_program
 from edge_lab.export.made_with import version_of
-from edge_lab.export.target import Job, Program, exporter
+from edge_lab.export.target import Job, Precision, Program, exporter
 from edge_lab.quiet import quiet
 
 if TYPE_CHECKING:
     import torch
 
-_SMALLEST = 2048  # coremltools' own limit: weights with fewer values stay float
+_SMALLEST = 2048  # coremltools' own limit: a layer of as many weights or fewer stays float
+_PALETTES: dict[Precision, int] = {"palette6": 6, "palette4": 4}
 
 
-@exporter("coreml", "mlpackage", ("ios",), ("fp16", "fp32", "int8", "int8-weights"), takes=("graph",))
+@exporter("coreml", "mlpackage", ("ios",), ("fp16", "fp32", "int8", "int8-weights", *_PALETTES), takes=("graph",))
 def export_coreml(job: Job) -> Program:
     """Write model.mlpackage. Input and outputs are float32 tensors, so that every engine is fed alike.
 
     Static int8 is the graph of `compress.quantize` with its quantize and dequantize operators, which Core ML knows from
-    iOS 17 on; whatever stays float is float16, and so is the arithmetic of int8-weights.
+    iOS 17 on; whatever stays float is float16, and so is the arithmetic of int8-weights and of palettes. A palette is
+    found by k-means over the weights of a layer (Han et al. 2016, "Deep Compression").
     """
     module, precision = job.module, job.target.precision
     if precision == "int8" and not has_quantized_graph(module):
@@ -36,46 +40,60 @@ def export_coreml(job: Job) -> Program:
         module = quantize(module, job.example, job.calibration, recipe)
     _refuse_dynamic(module)
     with quiet():
-        import coremltools as ct
-
-        model = ct.convert(
-            exported_program(job, module).run_decompositions({}),
-            convert_to="mlprogram",
-            inputs=[ct.TensorType(name=job.spec.input.name, shape=job.example.shape, dtype=np.float32)],
-            outputs=[ct.TensorType(name=out.name, dtype=np.float32) for out in job.outputs],
-            compute_precision=ct.precision.FLOAT32 if precision == "fp32" else ct.precision.FLOAT16,
-            minimum_deployment_target=ct.target.iOS17 if precision == "int8" else ct.target.iOS16,
-        )
-        if precision == "int8-weights":
-            model = _with_int8_weights(model)
-        report = weights_of(model) if precision.startswith("int8") else None
+        model = convert(job, exported_program(job, module).run_decompositions({}))
+        shrink = _shrinker(precision)
+        model = shrink(model) if shrink is not None else model
+        report = None if precision in ("fp16", "fp32") else weights_of(model)
         model.short_description = f"{job.spec.name}, made by edge-lab"
         model.save(str(job.folder / "model.mlpackage"))
     if report is not None and not report.quantized:
         raise ExportError(
             "nothing in this model was quantized.",
-            f"Core ML quantizes layers of {_SMALLEST} weights or more, and those that XNNPACK's quantizer knows.",
+            f"Core ML quantizes layers of more than {_SMALLEST} weights, and those that XNNPACK's quantizer knows.",
             "use the fp16 target; an int8 label on it would be a lie.",
         )
     version = version_of("coremltools")
     return Program("model.mlpackage", Runtime("mlpackage", "coreml", "coremltools", version, version), report)
 
 
-def _with_int8_weights(model: Any) -> Any:
+def convert(job: Job, program: torch.export.ExportedProgram) -> Any:
+    """A captured program as a coremltools MLModel with the job's names, float32 at its borders."""
+    import coremltools as ct
+
+    precision = job.target.precision
+    return ct.convert(
+        program,
+        convert_to="mlprogram",
+        inputs=[ct.TensorType(name=job.spec.input.name, shape=job.example.shape, dtype=np.float32)],
+        outputs=[ct.TensorType(name=out.name, dtype=np.float32) for out in job.outputs],
+        compute_precision=ct.precision.FLOAT32 if precision == "fp32" else ct.precision.FLOAT16,
+        minimum_deployment_target=ct.target.iOS17 if precision == "int8" else ct.target.iOS16,
+        skip_model_load=True,
+    )
+
+
+def _shrinker(precision: Precision) -> Callable[[Any], Any] | None:
+    """What stores the weights of a converted model in fewer bits; None where they stay floats or are int8 already."""
     import coremltools.optimize.coreml as shrink
 
-    how = shrink.OpLinearQuantizerConfig(
-        mode="linear_symmetric", dtype="int8", granularity="per_channel", weight_threshold=_SMALLEST
-    )
-    return shrink.linear_quantize_weights(model, config=shrink.OptimizationConfig(global_config=how))
+    if precision == "int8-weights":
+        affine = shrink.OpLinearQuantizerConfig(
+            mode="linear_symmetric", dtype="int8", granularity="per_channel", weight_threshold=_SMALLEST
+        )
+        return lambda model: shrink.linear_quantize_weights(model, shrink.OptimizationConfig(global_config=affine))
+    if precision in _PALETTES:
+        palette = shrink.OpPalettizerConfig("kmeans", _PALETTES[precision], weight_threshold=_SMALLEST)
+        return lambda model: shrink.palettize_weights(model, shrink.OptimizationConfig(global_config=palette))
+    return None
 
 
 def weights_of(model: Any) -> LayerReport:
     """The layers with weights of a converted ML program, and how each is stored.
 
     Args:
-        model: a coremltools MLModel that was just converted. A weight in 8 bits is a `constexpr_affine_dequantize`; its
-            layer computes in int8 if its input comes out of a `dequantize`, the pattern that Core ML fuses.
+        model: a coremltools MLModel that was just converted. A weight in 8 bits is a `constexpr_affine_dequantize`, one
+            with a palette a `constexpr_lut_to_dense`; a layer computes in int8 if its input comes out of a
+            `dequantize`, the pattern that Core ML fuses.
     """
     layers = []
     for op in model._mil_program.functions["main"].operations:
@@ -86,14 +104,22 @@ def weights_of(model: Any) -> LayerReport:
             continue
         values = int(np.prod(weight.shape))
         if weight.op.op_type.startswith("constexpr"):
-            compute = (
-                "int8" if op.inputs["x"].op is not None and op.inputs["x"].op.op_type == "dequantize" else "float16"
-            )
-            layers.append(Layer(op.name, op.op_type, 8, compute, 4 * values, values))
+            computes_in_int8 = op.inputs["x"].op is not None and op.inputs["x"].op.op_type == "dequantize"
+            bits, extra = _stored_bits(weight.op)
+            size = math.ceil(values * bits / 8) + extra
+            layers.append(Layer(op.name, op.op_type, bits, "int8" if computes_in_int8 else "float16", 4 * values, size))
         elif weight.op.op_type in ("const", "cast"):
             size = 2 if str(weight.dtype).endswith("fp16'>") else 4
             layers.append(Layer(op.name, op.op_type, 8 * size, f"float{8 * size}", 4 * values, size * values))
     return LayerReport(tuple(layers))
+
+
+def _stored_bits(op: Any) -> tuple[int, int]:
+    """Bits of one stored weight, and bytes of the palette beside them."""
+    if op.op_type != "constexpr_lut_to_dense":
+        return 8, 0
+    entries = int(np.size(op.lut.val))
+    return max(1, (entries - 1).bit_length()), 2 * entries
 
 
 def _refuse_dynamic(module: torch.nn.Module) -> None:

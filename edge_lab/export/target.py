@@ -21,7 +21,18 @@ from edge_lab.spec import ModelSpec, TensorSpec
 if TYPE_CHECKING:
     import torch
 
-Precision = Literal["fp32", "fp16", "bf16", "int8", "int8-dynamic", "int4-dynamic", "int8-weights", "int4-weights"]
+Precision = Literal[
+    "fp32",
+    "fp16",
+    "bf16",
+    "int8",
+    "int8-dynamic",
+    "int4-dynamic",
+    "int8-weights",
+    "int4-weights",
+    "palette6",
+    "palette4",
+]
 
 
 @dataclass(frozen=True)

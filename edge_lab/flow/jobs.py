@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from edge_lab.data import ImageSet
-from edge_lab.errors import EdgeLabError, InputError, MissingTool
+from edge_lab.errors import BundleError, EdgeLabError, InputError, MissingTool
 from edge_lab.measure.cold import Fresh
 from edge_lab.spec import Task
 from edge_lab.zoo import Model
@@ -63,17 +63,22 @@ def work(request: Request) -> Answer:
 def _target(model: Model, request: Request) -> Answer:
     from edge_lab.export import build
     from edge_lab.measure.cold import fresh
-    from edge_lab.runtime import load
+    from edge_lab.measure.mil import ENGINE, run_or_interpret
 
     clock = time.perf_counter()
     built = build(model, request.target, calibration=request.calibration, golden=request.golden, out=request.out)
     seconds, bundle, reused = time.perf_counter() - clock, built.bundle, built.reused
     try:
-        _run(load(bundle), request)
+        session = run_or_interpret(bundle)
+        _run(session, request)
     except MissingTool as error:
         return Answer(seconds, False, bundle.path, reused, notes=(f"converted, not run: {error.why}",))
+    except BundleError as error:  # an operator that the interpreter does not know
+        return Answer(seconds, False, bundle.path, reused, notes=(f"converted, not compared: {error.what}",))
     except InputError as error:
         return Answer(seconds, False, bundle.path, reused, notes=(error.what,))
+    if session.engine == ENGINE:
+        return Answer(seconds, False, bundle.path, reused, notes=(f"answers by {ENGINE} of the file, not by Core ML",))
     notes: tuple[str, ...] = ()
     measured = None
     try:

@@ -7,9 +7,12 @@ holds them, so import classes from here too, not by `import edge_lab.measure.lat
 from edge_lab.measure.accuracy import Accuracy, Inputs, evaluate, prepare, score
 from edge_lab.measure.budget import Budget, Budgets, check, load_budget, passed
 from edge_lab.measure.cold import ColdStart, Fresh, Memory, cold_start, fresh, memory
+from edge_lab.measure.divergence import Divergence, LayerGap, first_divergence
 from edge_lab.measure.energy import Energy, energy
 from edge_lab.measure.latency import Latency, Ratio, interleaved, latency, ratio
 from edge_lab.measure.machine import machine, provenance, versions
+from edge_lab.measure.mil import MilProgram, interpret, load_mil, run_or_interpret
+from edge_lab.measure.mil_weights import StoredWeight, compare_weights
 from edge_lab.measure.parity import Parity, outputs_of, parity
 from edge_lab.measure.profile import OpTime, profile, profile_plot
 from edge_lab.measure.result import Example, Failure, RunResult, TargetResult, Verdict
@@ -20,30 +23,38 @@ __all__ = [
     "Budget",
     "Budgets",
     "ColdStart",
+    "Divergence",
     "Energy",
     "Example",
     "Failure",
     "Fresh",
     "Inputs",
     "Latency",
+    "LayerGap",
     "Memory",
+    "MilProgram",
     "OpTime",
     "Parity",
     "Ratio",
     "Roofline",
     "RunResult",
+    "StoredWeight",
     "TargetResult",
     "Verdict",
     "bytes_moved",
     "check",
     "cold_start",
+    "compare_weights",
     "energy",
     "evaluate",
+    "first_divergence",
     "flops",
     "fresh",
     "interleaved",
+    "interpret",
     "latency",
     "load_budget",
+    "load_mil",
     "machine",
     "memory",
     "outputs_of",
@@ -55,6 +66,7 @@ __all__ = [
     "provenance",
     "ratio",
     "roofline",
+    "run_or_interpret",
     "score",
     "versions",
 ]

@@ -21,11 +21,12 @@ from typing import Any
 import numpy as np
 
 from edge_lab.bundle import Bundle
-from edge_lab.errors import BundleError
+from edge_lab.errors import BundleError, MissingTool
 from edge_lab.quiet import quiet
-from edge_lab.runtime import Session
+from edge_lab.runtime import Session, load
 
 ENGINE = "reference interpretation"
+BACKENDS = ("coreml", "coreml-pte")  # whose programs can be interpreted
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,8 @@ def load_mil(package: Path | str) -> MilProgram:
     """
     package = Path(package)
     if package.suffix == ".pte":
+        from edge_lab.measure.mil_pte import unpack_coreml
+
         with tempfile.TemporaryDirectory() as folder:
             return _read(unpack_coreml(package, Path(folder)), package)
     return _read(package, package)
@@ -118,7 +121,7 @@ def interpret(bundle: Bundle | Path | str) -> Session:
         BundleError: the bundle is damaged or holds no Core ML program.
     """
     bundle = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
-    if bundle.runtime.backend != "coreml":
+    if bundle.runtime.backend not in BACKENDS:
         raise BundleError(
             f"{bundle.name} is a program for {bundle.runtime.backend}, not for Core ML.",
             "only Core ML programs are interpreted; the others run in their own engine.",
@@ -129,31 +132,19 @@ def interpret(bundle: Bundle | Path | str) -> Session:
     return Session(f"{bundle.name}, interpreted", bundle.spec, ENGINE, 1, lambda x: program.run(**{name: x}))
 
 
-def unpack_coreml(pte: Path, folder: Path) -> Path:
-    """Write the .mlpackage inside a .pte to a folder and return its path.
+def run_or_interpret(bundle: Bundle | Path | str) -> Session:
+    """A Session that runs the program; where Core ML does not exist, one that interprets it (its `engine` says which).
 
     Raises:
-        BundleError: the file is no .pte, or not exactly one Core ML program is in it.
+        BundleError, MissingTool: it can neither be run nor interpreted.
     """
+    bundle = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
     try:
-        with quiet():
-            from executorch.backends.apple.coreml import executorchcoreml
-            from executorch.exir._serialize._program import deserialize_pte_binary
-
-            program = deserialize_pte_binary(pte.read_bytes()).program
-            blobs = [bytes(part.data) for part in program.backend_delegate_data]
-            for number, blob in enumerate(blobs):
-                executorchcoreml.unflatten_directory_contents(blob, str(folder / str(number)))
-    except Exception as error:  # flatbuffers, the native module: many kinds
-        raise _unreadable(pte, error) from error
-    found = sorted(folder.rglob("*.mlpackage"))
-    if len(found) != 1:
-        raise BundleError(
-            f"{pte} holds {len(found)} Core ML programs.",
-            "exactly one can be interpreted, with the whole network in it.",
-            "lower the network for Core ML as one piece, or compare the .mlpackage.",
-        )
-    return found[0]
+        return load(bundle)
+    except MissingTool:
+        if bundle.runtime.backend not in BACKENDS:
+            raise
+        return interpret(bundle)
 
 
 def _read(package: Path, origin: Path) -> MilProgram:
@@ -171,7 +162,7 @@ def _read(package: Path, origin: Path) -> MilProgram:
             functions = list(program.functions.values())
             steps, constants = _split(functions[0])
     except Exception as error:  # protobuf, file system, coremltools' own
-        raise _unreadable(origin, error) from error
+        raise unreadable(origin, error) from error
     if kind != "mlProgram" or len(functions) != 1:
         raise BundleError(
             f"{origin} holds {len(functions)} functions of kind {kind}.",
@@ -274,7 +265,8 @@ def _is_weight(value: Any) -> bool:
     return getattr(value, "ndim", 0) > 0 and value.numel() >= 32 and value.is_floating_point()
 
 
-def _unreadable(path: Path, error: Exception) -> BundleError:
+def unreadable(path: Path, error: Exception) -> BundleError:
+    """The one sentence for a file that is no Core ML program, or a damaged one."""
     text = str(error).splitlines()[0] if str(error) else "no message"
     return BundleError(
         f"{path} can't be read as a Core ML program.",
