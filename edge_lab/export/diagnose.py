@@ -2,32 +2,119 @@
 
 from __future__ import annotations
 
+import linecache
 import re
+import traceback
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from edge_lab.errors import ExportError
 
 
 @dataclass(frozen=True)
 class Pattern:
-    """A known failure: a regular expression over the exception text, and what it means."""
+    """A known failure: a regular expression over the exception text, and what it means.
+
+    `source`, if given, must also match the line of the model's code that was running.
+    """
 
     regex: str
     why: str
     fix: str
+    source: str = ""
 
+
+_GUARD = (
+    r"data-dependent (?:expression|branching|control flow)|GuardOnDataDependentSymNode|Data-dependent branching|"
+    r"Dynamic control flow|TensorBoolConversion|_local_scalar_dense"
+)
 
 _PATTERNS = (
     Pattern(
-        r"data-dependent (?:expression|branching|control flow)|GuardOnDataDependentSymNode|"
-        r"Dynamic control flow|TensorBoolConversion|_local_scalar_dense|Could not extract specialized integer",
+        r"Size-like symbols: u\d|data.dependent (?:output|shape)",
+        "it decides by a size that depends on the data (boolean mask, nonzero, NMS), and that size is known only when "
+        "the data is there{where}.",
+        "keep the shape and multiply by the mask, or return a fixed number of rows (top-k) with a count and let the "
+        "app cut.",
+    ),
+    Pattern(
+        _GUARD,
+        "it asserts something about a tensor's value, which is a branch, too{where}.",
+        "check inputs where they are made, not in forward.",
+        source=r"^assert\b",
+    ),
+    Pattern(
+        _GUARD,
+        "it loops while a tensor has some value, and a fixed graph has a fixed length{where}.",
+        "loop a fixed number of times and skip the steps that are not needed with torch.where.",
+        source=r"^while\b",
+    ),
+    Pattern(
+        r"Could not extract specialized integer|python_type\(\) call|Tensor\.tolist\(\)",
+        "its Python code takes a number out of a tensor and branches or loops, slices or counts by it, which a fixed "
+        "graph cannot record{where}.",
+        "avoid .item(), int(tensor) and range(tensor): a mask (torch.arange(n) < count) instead of a slice, "
+        "torch.where in a loop of fixed length, one padded output and a count instead of a varying number of outputs.",
+    ),
+    Pattern(
+        _GUARD,
         "its Python code branches or loops on the values of a tensor, which a fixed graph cannot record{where}.",
         "replace the branch by torch.where(condition, a, b) or torch.cond, keep sizes as constants, "
         "and avoid .item(), int(tensor) and `if tensor`.",
     ),
     Pattern(
+        r"Constraints violated \((?P<op>[\w, ]+)\).*?specialized it to be a constant \((?P<op2>\d+)\)",
+        "the size {op} was to be dynamic, but the code fixes it to {op2}: a literal number, a Python loop over it, or "
+        "a reshape to fixed numbers.",
+        "take sizes from x.shape and treat the whole dimension at once; Dim.AUTO instead of a Dim accepts whatever "
+        "comes out; or keep this size static.",
+    ),
+    Pattern(
+        r"Constraints violated \((?P<op>[\w, ]+)\)|(?P<op2>[\w, ]+) (?:and \w+ )?do(?:es)? not satisfy the generated",
+        "the range that was asked for {op} does not fit the code: it holds for some sizes of it only.",
+        "use the range (or the multiple, such as 8*Dim) that the message suggests, or Dim.AUTO.",
+    ),
+    Pattern(
+        r"no fake impl registered for <CustomOpDef\((?P<op>[\w:]+)\)>|"
+        r"(?P<op2>[\w:.]+): attempted to run this operator with Meta tensors, but there was no fake impl",
+        "export runs the code on tensors without data, and nothing says what shape the custom operator {op} returns.",
+        "register a fake for it: @your_operator.register_fake on a function that returns torch.empty_like(x) or alike.",
+    ),
+    Pattern(
+        r"\.numpy\(\) is not supported for tensor subclasses|Cannot convert a FakeTensor to (?:a )?numpy",
+        "it hands a tensor to NumPy, and while a graph is recorded there are no numbers to compute with{where}.",
+        "use the torch function of the same name.",
+    ),
+    Pattern(
+        r"format string passed to FakeTensor|FakeTensor\.__format__",
+        "it prints or formats a tensor's value, which does not exist while the graph is recorded{where}.",
+        "take prints and logging out of forward; look at the outputs instead.",
+    ),
+    Pattern(
+        r"Found <class '(?P<op>[\w.]+)'> in output, which is not a known type|"
+        r"unrecognized type UserDefinedObjectVariable\((?P<op2>\w+)\) at output",
+        "it returns an object of the class {op}, which torch.export can't take apart.",
+        "return a dict or a tuple of tensors, and build the object from them in the app.",
+    ),
+    Pattern(
+        r"Torch var  not found in context|Returning .{1,60}? is not yet supported in the emitter",
+        "one of its outputs is no tensor: None, a number or a string.",
+        "return tensors only; constants belong into the app or into bundle.json.",
+    ),
+    Pattern(
+        r"mismatched dtypes:.*?torch\.complex|[Cc]omplex (?:dtype|tensors?|type) (?:is|are) not supported",
+        "it computes with complex numbers; the operators of this format take real ones{where}.",
+        "write the complex arithmetic out in real numbers: (a + bi)(c + di) = (ac - bd) + (ad + bc)i.",
+    ),
+    Pattern(
+        r"State model is supported only",
+        "it updates a buffer in forward, which makes it a state; Core ML programs have states from iOS 18 on only.",
+        "make the state an input and an output, and let the app carry it from call to call.",
+    ),
+    Pattern(
         r"Missing out variants?: \{?(?P<op>[^}\n]*)",
-        "ExecuTorch has no kernel for {op}.",
+        "ExecuTorch has no kernel for {op}: it writes results into planned memory, so it needs a form with out=.",
         "express it with other torch functions, or register an out variant for your custom operator.",
     ),
     Pattern(
@@ -37,9 +124,17 @@ _PATTERNS = (
         "express it with other torch functions, or pass a custom translation to torch.onnx.export.",
     ),
     Pattern(
-        r"Unsupported fx node (?P<op>[\w.]+)|(?:PyTorch )?convert function for op '(?P<op2>[\w.]+)' not implemented",
-        "coremltools has no conversion for {op}.",
+        r"Unsupported fx node [\w.]+, kind (?P<op>[\w.:]+)|Unsupported fx node (?P<op2>[\w.]+)|"
+        r"(?:PyTorch )?convert function for op '(?P<op3>[\w.]+)' not implemented|"
+        r"node \w+ \((?P<op4>[\w.]+)\) got \d+ input\(s\), expected|Not support `(?P<op5>\w+)` op|"
+        r"lowering for Torch `(?P<op6>\w+)` op is not supported",
+        "coremltools has no conversion for {op} as it is used here.",
         "express it with other torch functions, or register one with @coremltools' register_torch_op.",
+    ),
+    Pattern(
+        r"KeyError: torch\.(?P<op>u?int\d+|bfloat16|float\w+|complex\w+|bool)\b",
+        "the converter has no type {op}.",
+        "use float32 or int32 in its place.",
     ),
     Pattern(
         r"Operator (?:torch\._ops\.)?(?P<op>[\w.]+?)(?:\.default)? is not in Core ATen|Unsupported operator",
@@ -47,15 +142,19 @@ _PATTERNS = (
         "express it with standard torch functions, or give it a decomposition.",
     ),
     Pattern(
-        r"\bu\d+\b.*(?:unbacked|symbol)|(?:unbacked|symbol).*\bu\d+\b|nonzero|dynamic (?:shape|output)|"
-        r"data.dependent (?:output|shape)",
+        r"\bu\d+\b.*(?:unbacked|symbol)|(?:unbacked|symbol).*\bu\d+\b|nonzero|dynamic (?:shape|output)",
         "a tensor's size depends on the data (nonzero, boolean indexing, NMS), and this format wants fixed shapes.",
         "move that step out of the model into postprocessing, or pad to a fixed size (top-k instead of a threshold).",
     ),
     Pattern(
-        r"mutat\w+ .*input|[Ii]nplace|in-place.*input",
+        r"mutat\w+ .*input|input mutation|[Ii]nplace|in-place.*input",
         "it changes its input or a buffer in place.",
-        "work on a copy (x = x.clone()) and return new tensors.",
+        "work on a copy (x = x.clone()) and return new tensors: x = x.clamp(0, 1), not x.clamp_(0, 1).",
+    ),
+    Pattern(
+        r"Unsupported: (?P<op>[^\n]+)",
+        "strict capture (TorchDynamo) can't follow this Python: {op}{where}.",
+        "capture with strict=False, as edge_lab.to does, or write that line with tensors only.",
     ),
     Pattern(
         r"No module named '(?P<op>[\w.]+)'",
@@ -74,16 +173,17 @@ def diagnose(error: BaseException, model: str, target: str) -> ExportError:
     """An ExportError for a converter's exception; the original stays attached as its cause."""
     text = _chain(error)
     what = f"{model} can't be exported to {target}."
+    where, source = _where(error, text)
     for pattern in _PATTERNS:
-        found = re.search(pattern.regex, text, re.DOTALL if "\\n" in pattern.regex else 0)
-        if found:
-            names = [v for v in found.groupdict().values() if v]
-            values = {"op": (names[0].strip(" '.") if names else "one of its operators"), "where": _where(text)}
+        found = re.search(pattern.regex, text, re.DOTALL if ".*?" in pattern.regex else 0)
+        if found and re.search(pattern.source, source):
+            names = [v.strip(" '.") for v in found.groupdict().values() if v] or ["one of its operators"]
+            values = {"op": names[0], "op2": names[-1], "where": where}
             return ExportError(what, pattern.why.format(**values), pattern.fix.format(**values))
     last = next((line for line in str(error).splitlines() if line.strip()), "no message")
     return ExportError(
         what,
-        f"{type(error).__name__}: {last.strip()[:300]}{_where(text)}",
+        f"{type(error).__name__}: {last.strip()[:300]}{where}",
         "run again with --debug for the whole trace; try the other targets, which don't share this converter.",
     )
 
@@ -96,11 +196,33 @@ def _chain(error: BaseException | None) -> str:
     return "\n".join(parts)
 
 
-def _where(text: str) -> str:
-    """The user's own source line, where the converter's message names one."""
-    places = [
-        (file, line)
-        for file, line in re.findall(r'File "([^"]+)", line (\d+)', text)
-        if "site-packages" not in file and "/lib/python" not in file and "edge_lab/export" not in file
-    ]
-    return f" ({places[-1][0]}:{places[-1][1]})" if places else ""
+def _where(error: BaseException, text: str) -> tuple[str, str]:
+    """The line of the model's own code that was running, as words in brackets and as source; empty if unknown.
+
+    Named by the converter's message, or found in the traceback.
+    """
+    named = [(file, int(line)) for file, line in re.findall(r'File "([^"]+)", line (\d+)', text)]
+    for places in (named, list(_frames(error))):
+        users = [place for place in places if _is_users(place[0])]
+        if users:
+            file, line = users[-1]
+            source = linecache.getline(file, line).strip()
+            place = f"your cell, line {line}" if "ipykernel" in file else "/".join(Path(file).parts[-2:]) + f":{line}"
+            return f" ({place}: `{source[:80]}`)" if source else f" ({place})", source
+    return "", ""
+
+
+def _frames(error: BaseException | None) -> Iterator[tuple[str, int]]:
+    while error is not None:
+        for frame, line in traceback.walk_tb(error.__traceback__):
+            yield frame.f_code.co_filename, line
+        error = error.__cause__ or error.__context__
+
+
+_OWN = Path(__file__).parent
+
+
+def _is_users(file: str) -> bool:
+    """Whether a file is a model's code: no library, nothing generated, and no exporter (the clinic's cases are)."""
+    library = "site-packages" in file or "/lib/python" in file or file.startswith("<") or "/torchinductor" in file
+    return not library and Path(file).parent != _OWN
