@@ -96,6 +96,19 @@ def test_what_neither_trace_nor_script_can_say_is_refused(tmp_path: Path) -> Non
         record(nets.tensor_model(nets.Numpy(), (1, 8)).module, nets.noise((1, 8))[0])
 
 
+class Cond(nets.Branch):
+    """The branch as torch.export wants it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv(x)
+        return torch.cond(y.mean() > 0, lambda y: y * 2, lambda y: y - 1, (y,))
+
+
+def test_the_branch_of_torch_export_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"torch\.cond"):
+        edge_lab.to(nets.tensor_model(Cond()), "android-lite-fp32", out=tmp_path)
+
+
 def test_dynamic_int8_stores_and_runs_integers(tmp_path: Path) -> None:
     layers = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 10))
     model = nets.tensor_model(layers, (1, 64))

@@ -72,10 +72,23 @@ def record(module: torch.nn.Module, example: np.ndarray, job: Job | None = None)
     jit: Any = torch.jit
     with warnings.catch_warnings(record=True) as caught, torch.no_grad():
         warnings.simplefilter("always")
-        program = jit.trace(module, (torch.from_numpy(example),), strict=False)
+        try:
+            program = jit.trace(module, (torch.from_numpy(example),), strict=False)
+        except RuntimeError as error:
+            if "dynamo-optimized function" not in str(error):
+                raise
+            raise ExportError(
+                f"{_name(module, job)} can't be exported to {job.target.name if job else 'TorchScript'}.",
+                "it uses torch.cond or another operator of torch.export, which TorchScript does not know.",
+                "write an ordinary if or while for this target, or export to pt2, onnx or xnnpack.",
+            ) from error
         if not any(issubclass(w.category, jit.TracerWarning) for w in caught):
             return program
         return _script_or_proof(module, example, program, job)
+
+
+def _name(module: torch.nn.Module, job: Job | None) -> str:
+    return job.spec.name if job else type(module).__name__
 
 
 def _script_or_proof(module: torch.nn.Module, example: np.ndarray, traced: Any, job: Job | None) -> Any:
@@ -94,9 +107,8 @@ def _script_or_proof(module: torch.nn.Module, example: np.ndarray, traced: Any, 
             want, got = flat_arrays(module(other.clone())), flat_arrays(traced(other.clone()))
             same = all(a.shape == b.shape and np.allclose(a, b, 1e-3, 1e-5) for a, b in zip(want, got, strict=True))
             if not same:
-                name = job.spec.name if job else type(module).__name__
                 raise ExportError(
-                    f"{name} can't be exported to {job.target.name if job else 'TorchScript'}.",
+                    f"{_name(module, job)} can't be exported to {job.target.name if job else 'TorchScript'}.",
                     "its Python code depends on tensor values, so a trace is wrong for other inputs, "
                     f"and torch.jit.script refuses it: {str(error).strip().splitlines()[0][:200]}",
                     "replace the branch by torch.where, keep sizes as constants, and avoid .item() and int(tensor).",
