@@ -14,7 +14,7 @@ from edge_lab.compress.quantized import scheme_of
 from edge_lab.errors import ExportError
 from edge_lab.export.exported import exported_program
 from edge_lab.export.made_with import version_of
-from edge_lab.export.onnx_write import to_float16, write_program
+from edge_lab.export.onnx_write import keep_scopes, to_float16, write_program
 from edge_lab.export.ready import ready
 from edge_lab.export.target import Job, Program, exporter
 from edge_lab.quiet import quiet
@@ -56,6 +56,7 @@ def export_onnx(job: Job) -> Program:
         _write(replace(job, module=steady), full)
         with quiet():
             quantize_onnx(full, path, job.calibration, job.target.quantize)
+        keep_scopes(full, path)
         full.unlink()
         report = _counted_or_refused(path)
     version = version_of("onnxruntime")

@@ -143,6 +143,18 @@ def _check_opset(path: Path, opset: int | None) -> None:
         )
 
 
+def keep_scopes(source: Path, target: Path) -> None:
+    """Note in a quantized file what the exported one says about its operators; ONNX Runtime's tools may drop it."""
+    import onnx
+
+    notes = {node.name: node.metadata_props for node in onnx.load(source).graph.node if node.name}
+    model = onnx.load(target)
+    for node in model.graph.node:
+        if node.name in notes and not node.metadata_props:
+            node.metadata_props.extend(notes[node.name])
+    onnx.save(model, target)
+
+
 def to_float16(source: Path, target: Path) -> None:
     """Store the weights of a float32 .onnx file in float16 and compute in it; inputs and outputs stay float32.
 
