@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
-from edge_lab.spec import TensorSpec
+from edge_lab.spec import Preprocess, TensorSpec
 
 
 class FlatOutputs(torch.nn.Module):
@@ -18,6 +18,20 @@ class FlatOutputs(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:  # noqa: D102
         return tuple(leaf for leaf in pytree.tree_leaves(self.module(x)) if isinstance(leaf, torch.Tensor))
+
+
+class Pictures(torch.nn.Module):
+    """A network that takes pixels from 0 to 255, (N, C, H, W), and does its own normalisation."""
+
+    def __init__(self, network: torch.nn.Module, preprocess: Preprocess, *, softmax: bool) -> None:
+        super().__init__()
+        self.network, self.scale, self.softmax = network, preprocess.scale, softmax
+        self.register_buffer("mean", torch.tensor(preprocess.mean).reshape(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(preprocess.std).reshape(1, -1, 1, 1))
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:  # noqa: D102
+        scores: torch.Tensor = self.network((pixels * self.scale - self.mean) / self.std)
+        return scores.softmax(-1) if self.softmax else scores
 
 
 def flatten(module: torch.nn.Module, example: np.ndarray) -> tuple[torch.nn.Module, tuple[TensorSpec, ...]]:
