@@ -11,6 +11,7 @@ from edge_lab.measure.divergence import Divergence, LayerGap, first_divergence
 from edge_lab.measure.energy import Energy, energy
 from edge_lab.measure.latency import Latency, Ratio, interleaved, latency, ratio
 from edge_lab.measure.machine import machine, provenance, versions
+from edge_lab.measure.matrix import ParityMatrix, parity_matrix
 from edge_lab.measure.mil import MilProgram, interpret, load_mil, run_or_interpret
 from edge_lab.measure.mil_weights import StoredWeight, compare_weights
 from edge_lab.measure.parity import Parity, outputs_of, parity
@@ -35,6 +36,7 @@ __all__ = [
     "MilProgram",
     "OpTime",
     "Parity",
+    "ParityMatrix",
     "Ratio",
     "Roofline",
     "RunResult",
@@ -59,6 +61,7 @@ __all__ = [
     "memory",
     "outputs_of",
     "parity",
+    "parity_matrix",
     "passed",
     "prepare",
     "profile",
