@@ -148,10 +148,17 @@ def _ptl(bundle: Bundle, threads: int) -> Run:
 def _pt2(bundle: Bundle, threads: int) -> Run:
     import torch
 
-    refuse_code(bundle.program_path)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        program = torch.export.load(bundle.program_path)
+    from edge_lab.export.pt2_file import explain
+
+    try:
+        refuse_code(bundle.program_path)
+        with quiet():  # what it can't load, it logs at length before it raises
+            program = torch.export.load(bundle.program_path)
+    except BundleError:
+        raise
+    except Exception:
+        explain(bundle.program_path)
+        raise
     return _torch_run(program.module(check_guards=False), threads)
 
 

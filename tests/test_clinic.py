@@ -142,6 +142,16 @@ def test_a_checkup_finds_refusals_and_silent_errors() -> None:
     assert moody.calls == 0, "the checkup works on a copy"
 
 
+def test_a_dynamic_batch_goes_through_every_converter() -> None:
+    torch.manual_seed(0)
+    batches = [torch.randn(size, 3, 16, 16) for size in (4, 2, 8)]
+    findings = clinic.checkup(Net(), *batches, dims={0: torch.export.Dim("batch", min=1, max=8)})
+    assert all(finding.ok for finding in findings), findings
+    for static in clinic.checkup(Net(), *batches, converters=("torch.export", "onnx")):
+        assert static.refusal is not None
+        assert "made for inputs of the example's size" in static.refusal.why
+
+
 def test_a_checkup_needs_an_input_that_works() -> None:
     with pytest.raises(InputError, match="needs an input"):
         clinic.checkup(Net())

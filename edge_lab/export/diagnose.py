@@ -76,6 +76,12 @@ _PATTERNS = (
         "use the range (or the multiple, such as 8*Dim) that the message suggests, or Dim.AUTO.",
     ),
     Pattern(
+        r"Guard failed: (?P<op>[^\n]+)|Expected input at (?P<op2>[^\n]+)|"
+        r"Got invalid dimensions for input: (?P<op3>[^\n]+)",
+        "the program was made for inputs of the example's size, or of the range that was asked for: {op}.",
+        "make that dimension dynamic, with a range that holds every size, or feed inputs of the right size.",
+    ),
+    Pattern(
         r"no fake impl registered for <CustomOpDef\((?P<op>[\w:]+)\)>|"
         r"(?P<op2>[\w:.]+): attempted to run this operator with Meta tensors, but there was no fake impl",
         "export runs the code on tensors without data, and nothing says what shape the custom operator {op} returns.",

@@ -11,6 +11,7 @@ from pathlib import Path
 from edge_lab.bundle import Bundle
 from edge_lab.data.download import cache_folder
 from edge_lab.errors import BundleError
+from edge_lab.export.made_with import version_of
 from edge_lab.files import sha256, writing_file
 
 
@@ -21,13 +22,20 @@ def vouch(program: Path) -> None:
 
 
 def refuse_foreign(bundle: Bundle) -> None:
-    """Raise BundleError unless the bundle's program was compiled by this user on a CPU like this one."""
+    """Raise BundleError unless this user compiled the bundle's program, on a CPU and with a PyTorch like these."""
     note = _note(sha256(bundle.program_path))
     again = f'compile it here: edge_lab.to(model, "{bundle.target}"), or use a target that holds no machine code.'
     if not note.is_file():
         raise BundleError(
             f"{bundle.program_path} was refused: it holds machine code that was not compiled here.",
             "loading it would run that code, and a checksum does not say who wrote it.",
+            again,
+        )
+    made_with, here = bundle.runtime.made_with, version_of("torch")
+    if made_with != here:
+        raise BundleError(
+            f"{bundle.program_path} was compiled for another PyTorch.",
+            f"it calls functions of PyTorch {made_with}; this is {here}, and machine code does not notice.",
             again,
         )
     made_for = note.read_text(encoding="utf-8")
