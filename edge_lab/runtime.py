@@ -231,6 +231,8 @@ def _pte(bundle: Bundle, threads: int) -> Run:
 
     if bundle.runtime.backend == "coreml-pte":
         _need_apple(bundle)
+    if bundle.runtime.backend == "vulkan":
+        _need_vulkan(bundle)
     buffer = bundle.program_path.read_bytes()
     if buffer[4:8] not in (b"ET12", b"eh00"):
         raise BundleError(
@@ -271,6 +273,15 @@ def _need_apple(bundle: Bundle) -> None:
             f"{bundle.name} can't run here.",
             "Core ML programs run on macOS and iOS only; elsewhere they can be converted, not executed.",
             "run this on a Mac, compare another target, or interpret it: edge_lab.measure.interpret(bundle).",
+        )
+
+
+def _need_vulkan(bundle: Bundle) -> None:
+    if "VulkanBackend" not in executorch_bindings()._get_registered_backend_names():
+        raise MissingTool(
+            f"{bundle.name} can't run here.",
+            "it is for the GPU of an Android phone; ExecuTorch's Python package has no Vulkan runtime.",
+            "run it in an Android app that links ExecuTorch's Vulkan backend, or compare another target here.",
         )
 
 

@@ -24,6 +24,7 @@ from edge_lab.export import (  # noqa: F401
     onnx,
     onnx_mobile,
     torchscript,
+    vulkan,
 )
 from edge_lab.export.diagnose import diagnose
 from edge_lab.export.fingerprint import fingerprint, made_by

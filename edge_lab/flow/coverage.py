@@ -175,7 +175,8 @@ def compared(bundle: Bundle, target: str, inputs: np.ndarray, reference: np.ndar
         session, how = _session(bundle)
         outputs = _outputs(session, inputs)
     except EdgeLabError as error:
-        return Cell(target, True, "no", error.why, error.fix, runtime.delegated, runtime.operators, size_mb=size)
+        why = f"{error.what} {error.why}"
+        return Cell(target, True, "no", why, error.fix, runtime.delegated, runtime.operators, size_mb=size)
     close = parity(reference, outputs, task=task)
     decibels = min(max(close.sqnr_db, -_EQUAL_DB), _EQUAL_DB)
     return Cell(
