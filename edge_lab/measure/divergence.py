@@ -6,8 +6,8 @@ a line in `_READERS`:
     def values(bundle: Bundle, x: np.ndarray) -> Iterator[tuple[str, np.ndarray]]
 
 It yields, in the order of execution, every floating-point value that the program computes, with the name of the module
-that it came from, as in `named_modules()` ("" where that is not known). A value that is rounded to integers is given as
-the next operator reads it, dequantized.
+that it came from, as in `named_modules()`. Where that is not known it is "?" for an operator with weights, and "" for
+any other. A value that is rounded to integers is given as the next operator reads it, dequantized.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ _HIDDEN: dict[Format, str] = {
     "aoti": "it is compiled machine code",
     "ort": "its graph is optimised beforehand, and only the original can be extended by outputs",
     "torchscript": "it was frozen: one graph in which no operator says which module it came from",
+    "ptl": "it was frozen: one graph in which no operator says which module it came from",
 }
 
 
@@ -129,9 +130,9 @@ def first_divergence(
 ) -> Divergence:
     """Run the model and an exported program on one input and compare layer by layer.
 
-    Layers are matched by the module names that exporters note in their files; where there are none, by the order of
-    their shapes. Batch norms that were folded and activations that were fused are recognised: of the values that a
-    fused operator may stand for, the nearest counts.
+    Layers are matched by the module names that exporters note in their files; where there are none, those with weights
+    by their order and shapes. Batch norms that were folded and activations that were fused are recognised: of the
+    values that a fused operator may stand for, the nearest counts.
 
     Args:
         model: what the program was exported from.
@@ -153,16 +154,22 @@ def first_divergence(
             f"{why}.",
             "compare its output with measure.parity, and look for the layer in the .pt2 or .onnx of the same model.",
         )
+    if bundle.spec.input.shape != model.spec.input.shape:
+        raise _another(model, bundle, f"it takes {bundle.spec.input.shape}, the model {model.spec.input.shape}")
     x = model.spec.input.check(x)
     seen = list(import_module(_READERS[bundle.runtime.format]).values(bundle, x))
     layers, unmatched = compare(model.module, x, seen)
     if not layers:
-        raise InputError(
-            f"no layer of {model.spec.name} was found in {bundle.name}.",
-            "neither the names nor the shapes of its values fit: it was made from another model.",
-            "pass the model that the bundle was exported from.",
-        )
+        raise _another(model, bundle, "neither the names nor the shapes of its values fit")
     return Divergence(bundle.name, threshold_db, layers, unmatched)
+
+
+def _another(model: Model, bundle: Bundle, why: str) -> InputError:
+    return InputError(
+        f"{bundle.name} was made from another model than {model.spec.name}.",
+        f"{why}.",
+        "pass the model that the bundle was exported from.",
+    )
 
 
 def _number(db: float) -> str:

@@ -37,6 +37,7 @@ class _Row:
     value: np.ndarray
     is_module: bool
     has_children: bool
+    has_weights: bool = False
 
     @property
     def follows(self) -> bool:
@@ -47,9 +48,10 @@ def compare(module: torch.nn.Module, x: np.ndarray, seen: Seen) -> tuple[tuple[L
     """The layers that a module and a program share, in the module's order, and names of those with other shapes."""
     rows = _recorded(module, x)
     places = {row.name: i for i, row in enumerate(rows) if row.is_module}
-    named = _repeated(_renamed(seen, set(places)), rows)
-    if not any(name for name, _ in named):
-        named = _by_shape(rows, [value for _, value in seen])
+    if any(name not in ("", "?") for name, _ in seen):
+        named = _repeated(_renamed(seen, set(places)), rows)
+    else:
+        named = _by_order(rows, [value for name, value in seen if name == "?"])
     shown = {name for name, _ in named}
     last = _last_values(named)
     chosen = {_root(rows, places[name]): (places[name], value) for name, value in last.items() if name in places}
@@ -80,14 +82,15 @@ def _recorded(module: torch.nn.Module, x: np.ndarray) -> list[_Row]:
         stack.pop()
         name, n = names[part], calls[names[part]]
         calls[name] += 1
-        note(f"{name}@{n}" if n else name, type(part).__name__, output, True, part in parents)
+        weights = next(part.parameters(recurse=False), None) is not None
+        note(f"{name}@{n}" if n else name, type(part).__name__, output, True, part in parents, weights)
 
-    def note(name: str, kind: str, output: Any, is_module: bool, has_children: bool) -> None:
+    def note(name: str, kind: str, output: Any, *about: bool) -> None:
         tensors = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, torch.Tensor)]
         if tensors and tensors[0].is_floating_point():
             with torch._C.DisableTorchFunction():
                 value = tensors[0].detach().float().numpy().copy()  # what comes next may write to it
-            rows.append(_Row(name, kind, value, is_module, has_children))
+            rows.append(_Row(name, kind, value, *about))
 
     class Functions(TorchFunctionMode):
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -148,7 +151,7 @@ def _renamed(seen: Seen, known: set[str]) -> Seen:
         if len(first) != 1 or first & known:
             break
         seen = [(name.partition(".")[2], value) for name, value in seen]
-    return [(_ancestor(name, known.__contains__), value) for name, value in seen]
+    return [(_ancestor(name, known.__contains__), value) for name, value in seen if name != "?"]
 
 
 def _ancestor(name: str, known: Callable[[str], bool]) -> str:
@@ -173,12 +176,12 @@ def _repeated(named: Seen, rows: Sequence[_Row]) -> Seen:
     return [(name, value) for name, value in found if calls[name.split("@")[0]] in (1, runs[name.split("@")[0]], 0)]
 
 
-def _by_shape(rows: Sequence[_Row], values: Sequence[np.ndarray]) -> Seen:
-    """Names for values that have none: the longest run of equal shapes, in order."""
-    inner = [row for row in rows if row.is_module and not row.has_children]
-    matcher = SequenceMatcher(None, [r.value.shape for r in inner], [v.shape for v in values], autojunk=False)
+def _by_order(rows: Sequence[_Row], values: Sequence[np.ndarray]) -> Seen:
+    """Names for what layers with weights give, if none are known: the longest run of equal shapes, in order."""
+    layers = [row for row in rows if row.has_weights and not row.has_children and not row.follows]
+    matcher = SequenceMatcher(None, [r.value.shape for r in layers], [v.shape for v in values], autojunk=False)
     return [
-        (inner[block.a + i].name, values[block.b + i])
+        (layers[block.a + i].name, values[block.b + i])
         for block in matcher.get_matching_blocks()
         for i in range(block.size)
     ]

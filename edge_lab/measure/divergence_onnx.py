@@ -14,6 +14,7 @@ from edge_lab.ort import open_session, refusal
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _PLUMBING = ("QuantizeLinear", "DequantizeLinear", "Constant", "Shape")
+_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN")
 _CARRIERS = ("DequantizeLinear", "Cast", "Transpose", "Reshape", "Identity")  # between a stored weight and its layer
 
 
@@ -67,7 +68,7 @@ def _rounded(graph: Any) -> dict[str, str]:
 
 
 class _Weights:
-    """Which layer a node is, by the name of its stored weight ("features.0.weight")."""
+    """Which layer a node is, by the name of its stored weight ("features.0.weight"); "?" if that has another name."""
 
     def __init__(self, graph: Any) -> None:
         self.stored = {tensor.name for tensor in graph.initializer}
@@ -77,5 +78,7 @@ class _Weights:
         name = node.input[1] if len(node.input) > 1 else ""
         while name not in self.stored and name in self.source:
             name = self.source[name]
-        found = re.match(r"(.+)\.weight", name) if name in self.stored else None
-        return found[1] if found else ""
+        if name not in self.stored or node.op_type not in _LAYERS:
+            return ""
+        found = re.match(r"(.+)\.weight", name)
+        return found[1] if found else "?"
