@@ -167,6 +167,21 @@ def _export_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--force", action="store_true", help="export even if the bundle is up to date")
 
 
+def _coverage_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "model",
+        metavar="MODEL",
+        help="a name from `edge-lab models`, torchvision:NAME, timm:NAME, or my_model.py:FUNCTION",
+    )
+    p.add_argument("--input", type=_shape, metavar="1x3x224x224", help="input shape, if not the model's usual one")
+    p.add_argument("--weights", default="default", help="default, imagenet, random, or a checkpoint file")
+    p.add_argument("--targets", metavar="A,B", help="targets or patterns (default: ONNX, XNNPACK, .pt2, Core ML)")
+    p.add_argument("--images", metavar="FOLDER|SET", help="pictures to compare on (default: eight shipped ones)")
+    p.add_argument("--limit", type=_count, metavar="N", help="at most N pictures, evenly spread")
+    p.add_argument("--out", type=Path, default=Path("artifacts"), metavar="FOLDER", help="bundles go here (artifacts)")
+    p.add_argument("--jobs", type=_jobs, metavar="N", help="processes that export at once (1); 0: this one")
+
+
 def _compress_arguments(p: argparse.ArgumentParser) -> None:
     _model_arguments(p, None)
     p.add_argument("--images", required=True, metavar="FOLDER|SET", help="pictures that recipes are judged by")
@@ -225,6 +240,11 @@ _COMMANDS = {
         "write one bundle",
         "edge-lab export efficientnet_lite0 --target android-xnnpack-int8",
         _export_arguments,
+    ),
+    "coverage": (
+        "say which formats take a model, what stays outside the delegate, and whether the programs agree with PyTorch",
+        "edge-lab coverage my_model.py:build --input 1x3x224x224 --targets 'linux-*-fp32,ios-coreml-fp16'",
+        _coverage_arguments,
     ),
     "compress": (
         "find the cheapest int8 recipe that keeps a budget, and write the bundle",

@@ -122,6 +122,20 @@ def compress(a: Namespace) -> int:
     return 0 if result.met else 1
 
 
+def coverage(a: Namespace) -> int:
+    """`edge-lab coverage`: 0 whatever came out; what can't be exported is the answer, not an error."""
+    from edge_lab.flow import COVERAGE_TARGETS, image_set
+    from edge_lab.flow import coverage as cover
+    from edge_lab.zoo import create
+
+    goals = _targets(a.targets) if a.targets else COVERAGE_TARGETS
+    model = create(a.model, weights=a.weights, input_shape=a.input)
+    images = image_set(a.images) if a.images else None
+    images = images.take(a.limit) if images and a.limit else images
+    print(cover(model, goals, inputs=images, out=a.out, jobs=a.jobs, show=lambda line: print(line, file=sys.stderr)))
+    return 0
+
+
 def check(a: Namespace) -> int:
     """`edge-lab check`."""
     from edge_lab.check import check as examine

@@ -17,7 +17,7 @@ import numpy as np
 
 from edge_lab.data import ImageSet
 from edge_lab.errors import EdgeLabError, ExportError, InputError
-from edge_lab.flow.coverage import Cell, Coverage, coverage
+from edge_lab.flow.coverage import COVERAGE_TARGETS, Cell, Coverage, coverage
 from edge_lab.flow.jobs import EAGER, Answer, Request, work
 from edge_lab.flow.progress import Progress
 from edge_lab.flow.rows import Measured, examples, rows
@@ -26,7 +26,7 @@ from edge_lab.measure.budget import Budgets, load_budget
 from edge_lab.measure.result import RunResult
 from edge_lab.zoo import Model
 
-__all__ = ["DEFAULT_TARGETS", "Cell", "Coverage", "coverage", "run"]
+__all__ = ["COVERAGE_TARGETS", "DEFAULT_TARGETS", "Cell", "Coverage", "coverage", "run"]
 
 DEFAULT_TARGETS = (
     "android-xnnpack-int8",  # the longest first, so that two workers end together
