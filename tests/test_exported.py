@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch.export import Dim
 
+from edge_lab import export
 from edge_lab.bundle import Bundle
 from edge_lab.errors import BundleError
 from edge_lab.export import diagnose, to
@@ -113,15 +114,32 @@ def test_a_truncated_pt2_is_refused(share: float, artifacts: Path, tmp_path: Pat
         load(bundle.path)
 
 
+def _library(artifacts: Path, tmp_path: Path, **runtime: str) -> Bundle:
+    """A bundle that claims to hold machine code."""
+    made = to(nets.good(), "linux-pt2-fp32", out=artifacts)
+    shutil.copytree(made.path, tmp_path / "bundle")
+    native = replace(made.runtime, format="aoti", backend="inductor", **runtime)  # type: ignore[arg-type]
+    bundle = replace(made, path=tmp_path / "bundle", runtime=native, target="linux-inductor-fp32")
+    bundle.save()
+    return Bundle.load(bundle.path)
+
+
+def test_machine_code_from_elsewhere_is_compiled_again_not_reused(
+    artifacts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGE_LAB_CACHE", str(tmp_path / "cache"))
+    bundle = _library(artifacts, tmp_path)
+    key = str(bundle.made_by["fingerprint"])
+    assert export._reusable(bundle.path, key) is None
+    vouch(bundle.program_path)
+    assert export._reusable(bundle.path, key) == bundle
+
+
 def test_machine_code_of_another_pytorch_is_not_loaded(
     artifacts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EDGE_LAB_CACHE", str(tmp_path / "cache"))
-    made = to(nets.good(), "linux-pt2-fp32", out=artifacts)
-    shutil.copytree(made.path, tmp_path / "bundle")
-    old = replace(made.runtime, format="aoti", backend="inductor", made_with="2.0.0", min_version="2.0.0")
-    bundle = replace(made, path=tmp_path / "bundle", runtime=old, target="linux-inductor-fp32")
-    bundle.save()
+    bundle = _library(artifacts, tmp_path, made_with="2.0.0", min_version="2.0.0")
     vouch(bundle.program_path)
     monkeypatch.setattr(torch._inductor, "aoti_load_package", lambda *_: pytest.fail("it was opened"))
     with pytest.raises(BundleError, match=r"compiled for another PyTorch(.|\n)*2\.0\.0"):

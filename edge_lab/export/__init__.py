@@ -28,6 +28,7 @@ from edge_lab.export import (  # noqa: F401
 )
 from edge_lab.export.diagnose import diagnose
 from edge_lab.export.fingerprint import fingerprint, made_by
+from edge_lab.export.native import refuse_foreign
 from edge_lab.export.target import Job, Target, exporter_of, takers, target, targets
 from edge_lab.files import locked, writing_folder
 from edge_lab.spec import ModelSpec, preprocess
@@ -134,6 +135,8 @@ _MAKERS: dict[Form, str] = {
 def _reusable(folder: Path, key: str) -> Bundle | None:
     try:
         bundle = Bundle.load(folder)
+        if bundle.runtime.format == "aoti":
+            refuse_foreign(bundle)  # compiled elsewhere: it has to be compiled again
     except BundleError:
         return None
     return bundle if bundle.made_by.get("fingerprint") == key else None
