@@ -9,7 +9,7 @@ from edge_lab.compress.dynamic import DynamicInt8
 from edge_lab.compress.layers import quantized_layers
 from edge_lab.compress.quantize import quantize
 from edge_lab.compress.quantized import has_quantized_graph
-from edge_lab.export.expand import expand_hardsigmoid
+from edge_lab.export.expand import expand_hardsigmoid, flatten_softmax
 from edge_lab.export.made_with import version_of
 from edge_lab.export.ready import ready
 from edge_lab.export.target import Job, Program, exporter
@@ -41,7 +41,8 @@ def export_xnnpack(job: Job) -> Program:
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
 
-        program = expand_hardsigmoid(torch.export.export(module, (torch.from_numpy(job.example),), strict=False))
+        program = torch.export.export(module, (torch.from_numpy(job.example),), strict=False)
+        program = flatten_softmax(expand_hardsigmoid(program))
         edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
         share, left = delegated(edge.exported_program().graph_module)
         buffer = edge.to_executorch().buffer

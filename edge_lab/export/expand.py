@@ -33,3 +33,31 @@ def expand_hardsigmoid(program: torch.export.ExportedProgram) -> torch.export.Ex
         graph.erase_node(node)
     program.graph_module.recompile()
     return program
+
+
+def flatten_softmax(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """Write softmax(x, -1) of a 4-D tensor as the softmax of a 3-D view. In place; the same numbers.
+
+    Between convolutions XNNPACK keeps 4-D tensors as NHWC, and its softmax then runs over the channels instead of the
+    last axis: a wrong program and no error (ExecuTorch 1.5.1, EfficientFormerV2). 3-D tensors it leaves alone.
+    """
+    import torch
+
+    aten, graph = torch.ops.aten, program.graph_module.graph
+    for node in list(graph.nodes):
+        if node.target not in (aten.softmax.int, aten._softmax.default):
+            continue
+        shape = [int(n) for n in node.meta["val"].shape]
+        if len(shape) != 4 or node.args[1] not in (-1, 3):
+            continue
+        with graph.inserting_before(node):
+            flat = graph.call_function(aten.reshape.default, (node.args[0], [shape[0] * shape[1], *shape[2:]]))
+            inner = graph.call_function(node.target, (flat, -1, *node.args[2:]), dict(node.kwargs))
+            whole = graph.call_function(aten.reshape.default, (inner, shape))
+        value = node.meta["val"]
+        flat.meta = dict(node.meta) | {"val": value.new_empty((shape[0] * shape[1], *shape[2:]))}
+        inner.meta, whole.meta = dict(flat.meta), dict(node.meta)
+        node.replace_all_uses_with(whole)
+        graph.erase_node(node)
+    program.graph_module.recompile()
+    return program
