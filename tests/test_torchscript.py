@@ -146,6 +146,16 @@ def test_mobile_passes_and_an_older_bytecode_are_options(tmp_path: Path) -> None
     assert (read_lite(plain.program_path).version > 5, read_lite(fused.program_path).version) == (True, 5)
 
 
+def test_every_older_bytecode_gives_the_same_answers(good: Bundle, tmp_path: Path) -> None:
+    x = nets.noise()[0]
+    for version in (7, 6, 5, 4):
+        older = holding(good, good.program_path.read_bytes(), tmp_path / str(version))
+        lite.backport(older.program_path, version)
+        older.save()
+        assert read_lite(older.program_path).version == version
+        np.testing.assert_array_equal(edge_lab.load(older)(x), edge_lab.load(good)(x))
+
+
 class Residual(nn.Module):
     """A shortcut: add, then ReLU."""
 
