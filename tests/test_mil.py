@@ -16,6 +16,7 @@ from torch import nn
 import edge_lab
 from edge_lab import data, measure, zoo
 from edge_lab.errors import BundleError
+from edge_lab.measure.divergence import first_divergence
 from edge_lab.measure.mil import interpret, load_mil
 from edge_lab.measure.mil_table import OPERATORS, known_operators
 from edge_lab.measure.mil_weights import compare_weights
@@ -286,6 +287,19 @@ def test_a_planted_fault_in_the_weights_is_found(model: zoo.Model, bundles: dict
     worst = compare_weights(program, other)[0]
     assert worst.layer == last.layer
     assert worst.sqnr_db < 30
+
+
+def test_the_first_layer_that_differs_is_named(
+    model: zoo.Model, pictures: measure.Inputs, bundles: dict[str, edge_lab.Bundle]
+) -> None:
+    found = first_divergence(model, bundles["fp16"], pictures[0], threshold_db=40)
+    assert found.first is None
+    assert len(found.layers) == 10
+    other = _digits()
+    with torch.no_grad():
+        other.module.get_submodule("blocks.1.conv2").weight[0] *= -1  # type: ignore[operator, index]
+    assert (first := first_divergence(other, bundles["fp16"], pictures[0], threshold_db=40).first) is not None
+    assert first.name == "blocks.1.conv2"
 
 
 def test_a_model_with_other_layers_is_not_compared(bundles: dict[str, edge_lab.Bundle]) -> None:

@@ -26,6 +26,7 @@ from edge_lab.export import (  # noqa: F401
     torchscript,
     vulkan,
 )
+from edge_lab.export.coreml_app import AppInterface, app_package
 from edge_lab.export.diagnose import diagnose
 from edge_lab.export.fingerprint import fingerprint, made_by
 from edge_lab.export.native import refuse_foreign
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from edge_lab.data import ImageSet
     from edge_lab.zoo import Model
 
-__all__ = ["Target", "target", "targets", "to"]
+__all__ = ["AppInterface", "Target", "app_package", "target", "targets", "to"]
 
 
 def to(

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from edge_lab.zoo import Model
 
 _READERS: dict[Format, str] = {
+    "mlpackage": "edge_lab.measure.divergence_coreml",
     "onnx": "edge_lab.measure.divergence_onnx",
     "pt2": "edge_lab.measure.divergence_pt2",
 }
@@ -136,7 +137,7 @@ def first_divergence(
 
     Args:
         model: what the program was exported from.
-        bundle: an ONNX or .pt2 bundle of any precision.
+        bundle: an ONNX, .pt2 or Core ML (interpreted) bundle of any precision.
         x: one preprocessed input, float32 of the model's shape; a real picture, as noise excites other channels.
         threshold_db: what still counts as equal: 60 finds faults in fp32, 30 in fp16, 10 to 20 in int8.
 

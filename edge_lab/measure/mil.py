@@ -73,12 +73,12 @@ class MilProgram:
             if name not in self.inputs and name not in self._constants:
                 yield name, _array(value)
 
-    def layers(self) -> Iterator[tuple[str, str]]:
-        """(operator, name of its weight) of each convolution and linear layer with a stored weight, in order."""
+    def layers(self) -> Iterator[tuple[str, str, str]]:
+        """(operator, name of its weight, name of its output) of each layer with a stored weight, in order."""
         for op in self._steps:
             weight = op.inputs.get("weight")
             if weight is not None and weight.name in self._constants:
-                yield op.op_type, weight.name
+                yield op.op_type, weight.name, op.outputs[0].name
 
     def _values(self, inputs: dict[str, np.ndarray]) -> Iterator[tuple[str, Any]]:
         import torch

@@ -55,7 +55,7 @@ def compare_weights(program: MilProgram, model: Model) -> tuple[StoredWeight, ..
         BundleError: the program does not have the model's layers.
     """
     stored: dict[tuple[str, tuple[int, ...]], list[str]] = defaultdict(list)
-    for kind, name in program.layers():
+    for kind, name, _ in program.layers():
         if name in program.weights:
             stored[kind, program.weights[name].shape].append(name)
     rows = []
