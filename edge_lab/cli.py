@@ -204,6 +204,10 @@ def _check_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--strict", action="store_true", help="what could not be measured here fails as well")
 
 
+def _inspect_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("path", type=Path, metavar="PATH", help="a .pte file of any origin, or a bundle's folder")
+
+
 def _bench_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("bundles", type=Path, nargs="+", metavar="BUNDLE", help="folders; several are timed in turn")
     p.add_argument("--threads", type=_count, default=1, metavar="N", help="CPU threads (1)")
@@ -255,6 +259,11 @@ _COMMANDS = {
         "verify a bundle, run its golden vectors, hold it against budgets",
         "edge-lab check artifacts/efficientnet_lite0/xnnpack-int8 --budget budgets.toml",
         _check_arguments,
+    ),
+    "inspect": (
+        "say what is inside an ExecuTorch program, without running it",
+        "edge-lab inspect artifacts/efficientnet_lite0/xnnpack-int8",
+        _inspect_arguments,
     ),
     "bench": (
         "time bundles side by side",

@@ -155,6 +155,14 @@ def check(a: Namespace) -> int:
     return 0 if good else 1
 
 
+def inspect(a: Namespace) -> int:
+    """`edge-lab inspect`."""
+    from edge_lab.export.pte_file import inspect_pte
+
+    print(inspect_pte(a.path))
+    return 0
+
+
 def _mark(ok: bool | None) -> str:
     return "----" if ok is None else ("PASS" if ok else "FAIL")
 

@@ -229,19 +229,19 @@ def _onnx(bundle: Bundle, threads: int, level: Level = "all") -> Run:
 def _pte(bundle: Bundle, threads: int) -> Run:
     import torch
 
+    from edge_lab.export.pte_file import read_pte, refuse_unrunnable
+
     if bundle.runtime.backend == "coreml-pte":
         _need_apple(bundle)
     if bundle.runtime.backend == "vulkan":
         _need_vulkan(bundle)
     buffer = bundle.program_path.read_bytes()
-    if buffer[4:8] not in (b"ET12", b"eh00"):
-        raise BundleError(
-            f"{bundle.program_path} is not an ExecuTorch program.",
-            f"its identifier is {buffer[4:8]!r}, not b'ET12'.",
-            "export the bundle again with edge_lab.to(model, target).",
-        )
+    report = read_pte(bundle.program_path, buffer)  # the C++ loader says a number, and trusts most of what it reads
     with quiet():
         executorch = executorch_bindings()
+        refuse_unrunnable(
+            report, executorch._get_registered_backend_names(), executorch._get_operator_names(), weights=False
+        )
         executorch._unsafe_reset_threadpool(threads)
         program = executorch._load_for_executorch_from_buffer(buffer)
 

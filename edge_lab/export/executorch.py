@@ -51,6 +51,28 @@ def export_xnnpack(job: Job) -> Program:
     return Program("model.pte", Runtime("pte", "xnnpack", "executorch", version, version, share, left), report)
 
 
+@exporter("portable", "pte", ("linux",), ("fp32",))
+def export_portable(job: Job) -> Program:
+    """Write model.pte without any delegate: ExecuTorch's portable kernels run everything.
+
+    What a program falls back to, silently, where a delegate takes nothing. They are written to be correct and small, not
+    fast. Good for checking a delegate, and for a target that has none.
+    """
+    import torch
+
+    module, _ = ready(job)
+    with quiet():
+        from executorch.exir import to_edge_transform_and_lower
+
+        program = torch.export.export(module, (torch.from_numpy(job.example),), strict=False)
+        edge = to_edge_transform_and_lower(program)
+        share, left = delegated(edge.exported_program().graph_module)
+        buffer = edge.to_executorch().buffer
+    (job.folder / "model.pte").write_bytes(buffer)
+    version = version_of("executorch")
+    return Program("model.pte", Runtime("pte", "portable", "executorch", version, version, share, left))
+
+
 def delegated(lowered: Any) -> tuple[float, tuple[str, ...]]:
     """Share of operators inside delegates, and the names of those left outside (sorted, each once)."""
     from executorch.devtools.backend_debug import get_delegation_info

@@ -4,6 +4,7 @@ The verbs are functions of this package (`measure.latency(session, x)`); several
 holds them, so import classes from here too, not by `import edge_lab.measure.latency`. Nothing heavy is imported.
 """
 
+from edge_lab.export.pte_file import PteReport, inspect_pte
 from edge_lab.measure.accuracy import Accuracy, Inputs, evaluate, prepare, score
 from edge_lab.measure.budget import Budget, Budgets, check, load_budget, passed
 from edge_lab.measure.cold import ColdStart, Fresh, Memory, cold_start, fresh, memory
@@ -16,6 +17,8 @@ from edge_lab.measure.mil import MilProgram, interpret, load_mil, run_or_interpr
 from edge_lab.measure.mil_weights import StoredWeight, compare_weights
 from edge_lab.measure.parity import Parity, outputs_of, parity
 from edge_lab.measure.profile import OpTime, profile, profile_plot
+from edge_lab.measure.pte import profile_pte, verify_bundled, write_bundled
+from edge_lab.measure.pte_plot import memory_plot
 from edge_lab.measure.result import Example, Failure, RunResult, TargetResult, Verdict
 from edge_lab.measure.roofline import Roofline, bytes_moved, flops, roofline
 
@@ -37,6 +40,7 @@ __all__ = [
     "OpTime",
     "Parity",
     "ParityMatrix",
+    "PteReport",
     "Ratio",
     "Roofline",
     "RunResult",
@@ -52,6 +56,7 @@ __all__ = [
     "first_divergence",
     "flops",
     "fresh",
+    "inspect_pte",
     "interleaved",
     "interpret",
     "latency",
@@ -59,6 +64,7 @@ __all__ = [
     "load_mil",
     "machine",
     "memory",
+    "memory_plot",
     "outputs_of",
     "parity",
     "parity_matrix",
@@ -66,10 +72,13 @@ __all__ = [
     "prepare",
     "profile",
     "profile_plot",
+    "profile_pte",
     "provenance",
     "ratio",
     "roofline",
     "run_or_interpret",
     "score",
+    "verify_bundled",
     "versions",
+    "write_bundled",
 ]
