@@ -94,6 +94,7 @@ def check(
         row, reference, labelled = _measured(row, session, opened, against, images, limit)
         verdicts = verdicts_of(row, reference, budgets, labelled=labelled)
     else:
+        lines += _interpreted(opened)
         if against is not None:
             reference = _recorded(Bundle.load(against))
         verdicts = verdicts_of(row, reference, budgets)
@@ -148,6 +149,19 @@ def _session(bundle: Bundle) -> tuple[Session | None, Line]:
     except BundleError as error:
         return None, Line("runs here", False, f"{error.what} {error.why}")
     return session, Line("runs here", True, session.engine)
+
+
+def _interpreted(bundle: Bundle) -> list[Line]:
+    """The golden vectors of a program that can't run here, by interpretation of its file."""
+    from edge_lab.measure.mil import BACKENDS, interpret
+
+    if bundle.runtime.backend not in BACKENDS:
+        return []
+    try:
+        line = golden(bundle, interpret(bundle))
+    except BundleError as error:  # an operator that the interpreter does not know: no verdict
+        return [Line("interpreted", None, f"{error.what} {error.why}")]
+    return [Line("interpreted", line.ok, line.detail)]
 
 
 def _fresh(row: TargetResult, path: Path) -> tuple[TargetResult, Line]:

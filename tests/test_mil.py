@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torch import nn
 
 import edge_lab
 from edge_lab import data, measure, zoo
+from edge_lab.check import check
 from edge_lab.errors import BundleError
 from edge_lab.measure.divergence import first_divergence
 from edge_lab.measure.mil import interpret, load_mil
@@ -410,3 +412,22 @@ def test_session_name_says_what_it_is(bundles: dict[str, edge_lab.Bundle]) -> No
     session = interpret(bundles["fp16"])
     assert session.engine == "reference interpretation"
     assert replace(bundles["fp16"]).name in session.name
+
+
+def test_check_interprets_what_it_cannot_run(
+    bundles: dict[str, edge_lab.Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    copied = tmp_path / "coreml-fp16"
+    shutil.copytree(bundles["fp16"].path, copied)
+    lines = {line.name: line.ok for line in check(copied).lines}
+    if sys.platform != "darwin":
+        assert lines["runs here"] is None
+        assert lines["interpreted"] is True
+    weights = next(copied.rglob("weight.bin"))
+    content = bytearray(weights.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 50_000] = bytes(50_000)
+    weights.write_bytes(content)
+    edge_lab.Bundle.load(copied, verify=False).save()  # with checksums that fit: only computing can tell
+    assert any(line.ok is False for line in check(copied).lines)
