@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+import edge_lab
+from edge_lab import data, zoo
 from edge_lab.errors import InputError
-from edge_lab.measure import parity_matrix
+from edge_lab.measure import parity_matrix, prepare, run_or_interpret
+from edge_lab.runtime import Session
+
+CHECKPOINT = Path(__file__).parents[1] / "labs" / "checkpoints" / "tinynet-digits.safetensors"
+FULL = (
+    "linux-torchscript-fp32",
+    "linux-lite-fp32",
+    "linux-pt2-fp32",
+    "linux-onnx-fp32",
+    "android-ort-fp32",
+    "linux-xnnpack-fp32",
+    "ios-coreml-fp32",
+)
+HALF = ("linux-torchscript-fp16", "linux-onnx-fp16", "linux-xnnpack-fp16", "ios-coreml-fp16", "ios-coreml-pte-fp16")
 
 
 class _Scaled:
@@ -43,6 +60,25 @@ def test_the_picture_shows_every_pair() -> None:
     matplotlib.use("Agg")
     ax = parity_matrix({"a": _Scaled(1), "b": _Scaled(0.5)}, _inputs()).plot()
     assert sorted(text.get_text() for text in ax.texts) == ["0", "6", "=", "="]
+
+
+@pytest.mark.slow
+def test_all_runtimes_give_one_answer_on_real_pictures(tmp_path: Path) -> None:
+    """What docs/results/parity.md says of larger networks, for a small trained one on 100 test digits."""
+    model = zoo.create("tinynet", weights=CHECKPOINT)
+    digits = data.load("digits", limit=100)
+    sessions: dict[str, Session] = {"eager": edge_lab.eager(model)}
+    for target in (*FULL, *HALF):
+        bundle = edge_lab.to(model, target, golden=digits.take(5), out=tmp_path)
+        sessions[target] = run_or_interpret(bundle)
+    matrix = parity_matrix(sessions, prepare(digits, model.spec))
+    for reference in ("eager", *FULL):
+        for name in FULL:
+            assert matrix.of(name, reference).sqnr_db >= 60, (name, reference)
+            assert matrix.of(name, reference).agreement == 100, (name, reference)
+    for name in HALF:
+        assert matrix.of(name).sqnr_db >= 35, name
+        assert (matrix.of(name).agreement or 0) >= 99, name
 
 
 def test_one_session_is_no_matrix() -> None:

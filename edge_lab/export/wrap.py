@@ -23,6 +23,9 @@ class FlatOutputs(torch.nn.Module):
 class Pictures(torch.nn.Module):
     """A network that takes pixels from 0 to 255, (N, C, H, W), and does its own normalisation."""
 
+    mean: torch.Tensor
+    std: torch.Tensor
+
     def __init__(self, network: torch.nn.Module, preprocess: Preprocess, *, softmax: bool) -> None:
         super().__init__()
         self.network, self.scale, self.softmax = network, preprocess.scale, softmax
