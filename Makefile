@@ -15,7 +15,7 @@ STAMP   := .venv/.installed
 # The accelerator half of the lock: not wanted when TORCH_INDEX brings another build of PyTorch.
 TORCH_LINES := ^(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z0-9-]+)==
 
-.PHONY: help install torch-pins run lab labs test report lint format lock clean distclean
+.PHONY: help install torch-pins run lab labs test report coverage lint format lock clean distclean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -58,6 +58,10 @@ test: $(STAMP) ## every test: package, labs under nbval, take-home cells, faults
 
 report: $(STAMP) ## render artifacts/report.html again from the last run
 	$(BIN)/edge-lab report artifacts --out artifacts/report.html
+
+coverage: $(STAMP) ## fifty architectures in every format (about an hour; goes on where it was stopped); writes docs/coverage.md
+	OMP_NUM_THREADS=1 $(BIN)/python tools/coverage.py run
+	$(BIN)/python tools/coverage.py write
 
 lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check .

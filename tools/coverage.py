@@ -152,6 +152,17 @@ def spread(model: Model, inputs: np.ndarray) -> float:
     return float(np.sqrt(np.square(y - y.mean(0)).mean() / np.square(y).mean()))
 
 
+def half_db(model: Model, inputs: np.ndarray) -> float:
+    """SQNR of the network in PyTorch's own float16, no converter involved: the control for Core ML's column."""
+    from edge_lab.compress.dynamic import Half, to_half
+    from edge_lab.flow.jobs import answer_of
+    from edge_lab.measure import parity
+
+    sessions = edge_lab.eager(model), edge_lab.eager(to_half(model, Half("float16")))
+    full, half = (np.concatenate([answer_of(s.run(x[None]), model.spec.task) for x in inputs]) for s in sessions)
+    return float(np.clip(parity(full, half.astype(full.dtype), task=model.spec.task).sqnr_db, -200, 200))
+
+
 def one(net: Architecture, targets: list[str], out: Path) -> None:
     """What the process of one network does: print a JSON line for each target."""
     from edge_lab.measure.accuracy import prepare
@@ -165,6 +176,7 @@ def one(net: Architecture, targets: list[str], out: Path) -> None:
         "size": net.size,
         "parameters": sum(p.numel() for p in model.module.parameters()),
         "spread": spread(model, x),
+        "half_db": half_db(model, x),
         "versions": versions(),
     }
     for target in targets:
