@@ -18,8 +18,8 @@ from torch.export import Dim
 
 from edge_lab import export
 from edge_lab.bundle import Bundle
-from edge_lab.errors import BundleError
-from edge_lab.export import diagnose, to
+from edge_lab.errors import BundleError, ExportError
+from edge_lab.export import clinic, diagnose, to
 from edge_lab.export.native import vouch
 from edge_lab.runtime import load
 
@@ -177,3 +177,16 @@ def test_a_range_that_the_code_does_not_keep_is_explained() -> None:
         diagnosis = diagnose(caught.value, "net", "torch.export")
         assert why in diagnosis.why
         assert "--debug" not in diagnosis.fix
+
+
+def test_outputs_that_hide_their_tensors_are_refused(tmp_path: Path) -> None:
+    class Nothing(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> float:
+            return 1.0
+
+    for net, why in [(clinic.case("dataclass-output").broken(), "class Boxes"), (Nothing(), "no tensor")]:
+        with pytest.raises(ExportError) as caught:
+            to(nets.tensor_model(net, (4, 8)), "linux-pt2-fp32", out=tmp_path)
+        assert why in caught.value.why
+    aux = nets.tensor_model(clinic.case("none-in-the-outputs").broken(), (4, 8))
+    assert [out.name for out in to(aux, "linux-pt2-fp32", out=tmp_path).outputs] == ["out"]

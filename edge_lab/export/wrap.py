@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
+from edge_lab.errors import ExportError
 from edge_lab.spec import Preprocess, TensorSpec
 
 
@@ -47,12 +48,25 @@ def flatten(module: torch.nn.Module, example: np.ndarray) -> tuple[torch.nn.Modu
     if isinstance(value, torch.Tensor):
         return module, (_spec("output", value),)
     leaves, _ = pytree.tree_flatten_with_path(value)
+    _check_leaves(module, [leaf for _, leaf in leaves])
     specs = tuple(
         _spec("_".join(_key(part) for part in path) or "output", leaf)
         for path, leaf in leaves
         if isinstance(leaf, torch.Tensor)
     )
     return FlatOutputs(module).eval(), specs
+
+
+def _check_leaves(module: torch.nn.Module, leaves: list[object]) -> None:
+    """Raise ExportError if an output hides tensors in a class that nobody can take apart, or if there is no tensor."""
+    plain = (torch.Tensor, bool, int, float, str, type(None))
+    strange = sorted({type(leaf).__name__ for leaf in leaves if not isinstance(leaf, plain)})
+    if strange or not any(isinstance(leaf, torch.Tensor) for leaf in leaves):
+        raise ExportError(
+            f"{type(module).__name__} can't be exported: its output can't be taken apart.",
+            f"it returns an object of the class {', '.join(strange)}." if strange else "it returns no tensor.",
+            "return a tensor, or a dict, list or tuple of tensors, and build the object from them in the app.",
+        )
 
 
 def _key(part: object) -> str:
