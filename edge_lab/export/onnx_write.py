@@ -159,8 +159,8 @@ def to_float16(source: Path, target: Path) -> None:
     """Store the weights of a float32 .onnx file in float16 and compute in it; inputs and outputs stay float32.
 
     ONNX Runtime's own converter, on the exported file: batch norms are folded already, in float32, so that each weight
-    is rounded once. Casting the module before the export rounds them first and folds then: 0.6 dB less on
-    EfficientNet-Lite0 over 100 crops of photos, 4 dB less over the 12 whole photos.
+    is rounded once. Casting the module before the export rounds them first and folds then, and loses
+    some of what little is lost (docs/results/onnx.md).
     """
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
