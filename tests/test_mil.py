@@ -184,7 +184,7 @@ LAYERS: dict[str, nn.Module] = {
     "einsum": _Calls(lambda x: torch.einsum("bchw,bchv->bcwv", x, x)),
     "reflect": nn.ReflectionPad2d(2),
     "chunks": _Calls(lambda x: torch.cat([part * (i + 1) for i, part in enumerate(x.chunk(2, 1))], 1)),
-    "topk free mean": _Calls(lambda x: x.mean((2, 3)).softmax(1)),
+    "softmax of a mean": _Calls(lambda x: x.mean((2, 3)).softmax(1)),
 }
 
 
@@ -344,6 +344,18 @@ def test_damaged_package_is_one_sentence(fault: str, bundles: dict[str, edge_lab
         (package / "Manifest.json").write_text("{}")
     with pytest.raises(BundleError, match="can't be read as a Core ML program"):
         load_mil(package)
+
+
+class _Aliases(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.ops.aten.alias(x.relu()) * 2
+
+
+def test_aliases_do_not_stop_the_converter(tmp_path: Path) -> None:
+    """coremltools has no conversion for aten.alias, which networks such as Swin hold."""
+    bundle = edge_lab.to(zoo.from_module(_Aliases(), (1, 3, 4, 4), task="tensor"), "ios-coreml-fp32", out=tmp_path)
+    x = np.linspace(-1, 1, 48, dtype=np.float32).reshape(1, 3, 4, 4)
+    np.testing.assert_allclose(interpret(bundle).run(x)[0], 2 * np.maximum(x, 0))
 
 
 def test_only_core_ml_bundles_are_interpreted(model: zoo.Model, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from edge_lab.compress.layers import Layer, LayerReport
 from edge_lab.compress.quantize import quantize
 from edge_lab.compress.quantized import has_dynamic_ranges, has_quantized_graph
 from edge_lab.errors import ExportError
+from edge_lab.export.expand import drop_aliases
 from edge_lab.export.exported import exported_program
 from edge_lab.export.made_with import version_of
 from edge_lab.export.target import Job, Precision, Program, exporter
@@ -62,7 +63,7 @@ def convert(job: Job, program: torch.export.ExportedProgram) -> Any:
 
     precision = job.target.precision
     return ct.convert(
-        program,
+        drop_aliases(program),
         convert_to="mlprogram",
         inputs=[ct.TensorType(name=job.spec.input.name, shape=job.example.shape, dtype=np.float32)],
         outputs=[ct.TensorType(name=out.name, dtype=np.float32) for out in job.outputs],

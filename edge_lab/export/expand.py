@@ -1,4 +1,4 @@
-"""Operators that ExecuTorch takes apart badly, taken apart here so that a delegate gets all of the pieces."""
+"""Operators that a converter takes apart badly or does not know, written otherwise in the captured graph."""
 
 from __future__ import annotations
 
@@ -59,5 +59,21 @@ def flatten_softmax(program: torch.export.ExportedProgram) -> torch.export.Expor
         inner.meta, whole.meta = dict(flat.meta), dict(node.meta)
         node.replace_all_uses_with(whole)
         graph.erase_node(node)
+    program.graph_module.recompile()
+    return program
+
+
+def drop_aliases(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """Remove alias(x), which is x. In place; for programs without in-place operators (`run_decompositions` sees to it).
+
+    coremltools 9 has no conversion for it; Swin and GhostNet have some.
+    """
+    import torch
+
+    graph = program.graph_module.graph
+    for node in list(graph.nodes):
+        if node.target == torch.ops.aten.alias.default and node.args[0].op == "call_function":
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
     program.graph_module.recompile()
     return program
