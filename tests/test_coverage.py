@@ -71,7 +71,7 @@ def wrapped(net: nn.Module, shape: tuple[int, ...] = (1, 3, 32, 32)) -> edge_lab
     return edge_lab.from_module(net, shape, name=type(net).__name__.lower(), task="tensor")
 
 
-@pytest.mark.parametrize("net", tool.SMALL + tool.TRANSFORMERS[:3], ids=lambda net: net.name)
+@pytest.mark.parametrize("net", [*tool.SMALL, *tool.CHEAP], ids=lambda net: net.name)
 def test_a_dozen_architectures_compute_the_same_as_pt2(net: Any, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     model = edge_lab.create(net.name, weights="random", input_shape=(1, 3, net.size, net.size))
@@ -127,7 +127,7 @@ def test_what_stays_outside_is_named_and_a_refusal_is_a_cell(tmp_path: Path) -> 
     assert "outside the delegate" in str(found)
     refused = coverage(wrapped(Loops()), ["linux-pt2-fp32"], out=tmp_path)
     assert not refused.cells[0].exported
-    assert "values of a tensor" in refused.cells[0].why
+    assert "a fixed graph cannot record" in refused.cells[0].why
     assert "fix:" in str(refused)
 
 

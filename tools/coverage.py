@@ -61,10 +61,11 @@ SMALL = _all(
     "torchvision:mobilenet_v3_small torchvision:mnasnet0_5 timm:mobilenetv4_conv_small_050 timm:regnetx_002 "
     "timm:resnet10t",
 )
-TRANSFORMERS = _all("transformer", "timm:deit_tiny_patch16_224 timm:mobilevit_xxs timm:levit_128s timm:mobilevitv2_050")
+CHEAP = _all("transformer", "timm:deit_tiny_patch16_224 timm:mobilevit_xxs timm:mobilevitv2_050")
 ARCHITECTURES = (
     *SMALL,
-    *TRANSFORMERS,
+    *CHEAP,
+    *_all("transformer", "timm:levit_128s"),
     *_all("segmentation", "torchvision:lraspp_mobilenet_v3_large"),
     *_all("detector before its filter", "torchvision:ssdlite320_mobilenet_v3_large", part=True),
     *_all(
