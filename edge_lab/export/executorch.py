@@ -55,7 +55,7 @@ def export_xnnpack(job: Job) -> Program:
 def export_portable(job: Job) -> Program:
     """Write model.pte without any delegate: ExecuTorch's portable kernels run everything.
 
-    What a program falls back to, silently, where a delegate takes nothing. They are written to be correct and small, not
+    What a program falls back to, silently, where a delegate takes nothing: kernels written to be correct and small, not
     fast. Good for checking a delegate, and for a target that has none.
     """
     import torch
