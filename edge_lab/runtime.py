@@ -89,7 +89,24 @@ def load(bundle: Bundle | Path | str, *, threads: int = 1, level: Level = "all")
             f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}.",
             "run `edge-lab doctor`; if all is well there, export the bundle again.",
         ) from error
+    run = run if bundle.runtime.format in _ANY_BATCH else _one_batch(run, bundle)
     return Session(bundle.name, bundle.spec, bundle.runtime.package, threads, run)
+
+
+def _one_batch(run: Run, bundle: Bundle) -> Run:
+    """Programs have fixed sizes: another batch is one sentence here, not an error code (or worse) of the engine."""
+    batch = bundle.spec.input.shape[0]
+
+    def checked(x: np.ndarray) -> Outputs:
+        if len(x) != batch:
+            raise InputError(
+                f"{bundle.name} takes a batch of {batch}, not of {len(x)}.",
+                "the program was exported for this one size.",
+                "run the inputs one by one, as x[i : i + 1], or export a model whose spec has this batch.",
+            )
+        return run(x)
+
+    return checked
 
 
 def eager(model: Model, *, threads: int = 1) -> Session:
@@ -305,6 +322,7 @@ def _aoti(bundle: Bundle, threads: int) -> Run:
     return _torch_run(program, threads)
 
 
+_ANY_BATCH = ("torchscript", "ptl")  # interpreters: they take what the operators take
 _ENGINES: dict[str, Callable[[Bundle, int], Run]] = {
     "torchscript": _torchscript,
     "pt2": _pt2,

@@ -260,3 +260,12 @@ def test_inspecting_imports_neither_torch_nor_executorch(portable: Bundle) -> No
         "sys.exit(any(m in sys.modules for m in ('torch', 'executorch')))"
     )
     assert subprocess.run([sys.executable, "-c", code, str(portable.program_path)], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("target", ["linux-xnnpack-fp32", "linux-onnx-fp32", "linux-pt2-fp32"])
+def test_another_batch_is_one_sentence(target: str, tmp_path: Path) -> None:
+    session = edge_lab.load(edge_lab.to(nets.good(), target, out=tmp_path))
+    x = np.zeros((3, *session.spec.input.shape[1:]), np.float32)
+    assert len(session(x[:1])) == 1
+    with pytest.raises(InputError, match="takes a batch of 1, not of 3"):
+        session(x)

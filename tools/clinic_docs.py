@@ -60,9 +60,9 @@ def _section(each: clinic.Examination) -> str:
     parts += [f"**Cause.** {case.cause}", "", f"**Remedy.** {case.remedy}", ""]
     if each.diagnosis is not None:
         parts += ["`edge_lab.to` says:", "", "```text", *_three_lines(each.diagnosis), "```", ""]
-    code = f"# broken\n{_source(case.broken)}\n\n# repaired\n{_source(case.fixed)}"
+    code = f"# broken\n{_source(case.broken)}\n\n\n# repaired\n{_source(case.fixed)}"
     if case.app is not clinic.call_each:
-        code += f"\n\n# the app's side\n{_source(case.app)}"
+        code += f"\n\n\n# the app's side\n{_source(case.app)}"
     return "\n".join([*parts, "```python", code, "```", ""])
 
 

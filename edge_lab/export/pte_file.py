@@ -44,7 +44,7 @@ class Planned:
         buffer: number of the arena; the first is 1.
         offset, bytes: place and size in it.
         first, last: instructions between which the place is taken. An input is taken from the start, an output until
-            the end, everything the whole time if the program jumps backwards.
+            the end. A program that jumps backwards may need a place for longer than that.
         made_by: "input", or the operator or delegate that writes it.
     """
 
