@@ -94,7 +94,7 @@ ARCHITECTURES = (
 class BeforeFilter(nn.Module):
     """A torchvision detector without its resizing of pictures and without its filter of boxes: backbone and head."""
 
-    def __init__(self, detector: nn.Module) -> None:
+    def __init__(self, detector: Any) -> None:
         super().__init__()
         self.backbone = detector.backbone
         self.head = detector.head if hasattr(detector, "head") else detector.rpn.head

@@ -6,6 +6,7 @@ python tools/onnx_results.py [--images 100] [--out artifacts]
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -44,8 +45,8 @@ def main() -> None:
 def formats(bundles: dict[str, edge_lab.Bundle], inputs: list[np.ndarray], reference: np.ndarray, rounds: int) -> None:
     """Size, time, loading and parity of each bundle."""
     runs = {target: edge_lab.load(bundle) for target, bundle in bundles.items()}
-    run = measure.interleaved({t: (lambda r=r: r(inputs[0])) for t, r in runs.items()}, rounds=rounds)
-    loads = {t: (lambda b=b: edge_lab.load(b)) for t, b in bundles.items()}
+    run = measure.interleaved({t: partial(r, inputs[0]) for t, r in runs.items()}, rounds=rounds)
+    loads = {t: partial(edge_lab.load, b) for t, b in bundles.items()}
     load = measure.interleaved(loads, rounds=max(3, rounds // 3), warmup=1)
     print("| program | MB | times as fast | load, CPU ms | SQNR dB | agreement % |\n| --- |" + " ---: |" * 5)
     first = run[TARGETS[0]]
@@ -69,7 +70,7 @@ def levels(bundles: dict[str, edge_lab.Bundle], inputs: list[np.ndarray], refere
     print("\n| program | level | operators | Conv and kin | times as fast | SQNR dB |\n| --- | --- |" + " ---: |" * 4)
     for target in ("linux-onnx-fp32", "linux-onnx-fp16", "linux-onnx-int8"):
         runs = {level: edge_lab.load(bundles[target], level=level) for level in LEVELS}
-        times = measure.interleaved({n: (lambda r=r: r(inputs[0])) for n, r in runs.items()}, rounds=rounds)
+        times = measure.interleaved({n: partial(r, inputs[0]) for n, r in runs.items()}, rounds=rounds)
         for level in LEVELS:
             counts = onnx_levels.optimized(bundles[target].program_path, level).operators
             kin = ", ".join(f"{n} {name.split('.')[-1]}" for name, n in counts.items() if "Conv" in name)
