@@ -81,6 +81,19 @@ def test_all_runtimes_give_one_answer_on_real_pictures(tmp_path: Path) -> None:
         assert (matrix.of(name).agreement or 0) >= 99, name
 
 
+def test_the_worst_input_of_each_program_is_shown() -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    images = data.load("digits", limit=4)
+    matrix = parity_matrix({"a": _Scaled(1), "off": _Scaled(1, 3)}, _inputs())
+    (ax,) = matrix.worst_inputs(images).axes
+    assert ax.get_title() == "off\nno. 3, off by 1"
+    np.testing.assert_array_equal(ax.images[0].get_array(), np.asarray(images[3]))
+    with pytest.raises(InputError, match="5 images were given, 4 inputs"):
+        matrix.worst_inputs(data.load("digits", limit=5))
+
+
 def test_one_session_is_no_matrix() -> None:
     with pytest.raises(InputError, match="1 sessions"):
         parity_matrix({"a": _Scaled(1)}, _inputs())

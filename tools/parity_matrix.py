@@ -83,6 +83,7 @@ def main() -> None:
             print(matrix, "\n", flush=True)
             kind = targets[0].rsplit("-", 1)[1]
             matrix.plot().figure.savefig(options.out / f"parity_{name}_{kind}.png", dpi=110)
+            matrix.worst_inputs(images).savefig(options.out / f"worst_{name}_{kind}.png", dpi=110)
 
 
 if __name__ == "__main__":

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import isfinite
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from edge_lab.errors import InputError
 from edge_lab.measure.parity import Parity, Runs, outputs_of, parity
 from edge_lab.spec import Task
+
+if TYPE_CHECKING:
+    from edge_lab.data import ImageSet
 
 _EQUAL_DB = 150.0  # drawn for "every value is equal", which is an infinite ratio
 
@@ -58,6 +61,33 @@ class ParityMatrix:
         ax.tick_params(length=0)
         ax.set_title("SQNR of each pair, dB" if value == "sqnr_db" else "same first answer, %", loc="left")
         return ax
+
+    def worst_inputs(self, images: ImageSet) -> Any:
+        """Draw, for each program, the picture on which it is furthest from the first; returns the matplotlib Figure.
+
+        Args:
+            images: what the inputs were prepared from, in the same order.
+        """
+        import matplotlib.pyplot as plt
+
+        others = list(zip(self.names[1:], self.cells[0][1:], strict=True))
+        if len(images) != others[0][1].n:
+            raise InputError(
+                f"{len(images)} images were given, {others[0][1].n} inputs were compared.",
+                "the worst input is known by its place.",
+                "pass the images that the inputs were prepared from.",
+            )
+        columns = min(5, len(others))
+        rows = -(-len(others) // columns)
+        figure, axes = plt.subplots(
+            rows, columns, figsize=(2.1 * columns, 2.5 * rows), squeeze=False, layout="constrained"
+        )
+        for ax in axes.flat:
+            ax.axis("off")
+        for ax, (name, cell) in zip(axes.flat, others, strict=False):
+            ax.imshow(images[cell.worst])
+            ax.set_title(f"{name}\nno. {cell.worst}, off by {cell.max_abs:.2g}", fontsize=8)
+        return figure
 
 
 def parity_matrix(
