@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torchvision.ops import SqueezeExcitation
 
 from edge_lab.compress import StaticInt8, quantize
 from edge_lab.compress.quantize import corrected
@@ -109,6 +110,26 @@ def test_the_float_version_for_other_quantizers_has_weights_on_the_grid() -> Non
     for weight in weights:
         step = weight.abs().amax((1, 2, 3), keepdim=True) / 127
         assert torch.allclose((weight / step).round() * step, weight, atol=1e-6)
+
+
+class Faint(nn.Module):
+    """A squeeze-and-excite block between convs whose outputs are so small that no range has 256 steps of 2**-12."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3), nn.Linear(16, 10)
+        self.squeeze = SqueezeExcitation(16, 8, scale_activation=nn.Hardsigmoid)
+        for layer in (self.first, self.second, self.head, self.squeeze.fc1):
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.squeeze(functional.hardswish(self.first(x * 1e-3)))
+        return self.head(torch.relu(self.second(x)).mean((2, 3)))
+
+
+def test_the_float_version_takes_back_no_error_that_only_xnnpack_makes() -> None:
+    net = seeded(Faint)
+    assert sqnr(net, corrected(net, CALIBRATION[0], CALIBRATION)) > 25  # dB; ONNX Runtime's steps have no lower bound
 
 
 def test_the_module_given_is_not_changed() -> None:

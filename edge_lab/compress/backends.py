@@ -15,7 +15,7 @@ import numpy as np
 
 from edge_lab.compress.quantize import StaticInt8, check_calibration, check_weights, corrected
 from edge_lab.compress.quantized import refuse_quantized, seal
-from edge_lab.compress.ranges import torchao_observer
+from edge_lab.compress.ranges import SMALLEST_SCALE, torchao_observer
 from edge_lab.errors import InputError
 from edge_lab.quiet import quiet
 
@@ -52,7 +52,9 @@ def quantize_inductor(
     refuse_quantized(module, type(module).__name__, "quantized")
     check_calibration(calibration, example)
     check_weights(module)
-    ready = corrected(module, example, calibration, config) if config.adjusts_weights else module
+    ready = module
+    if config.adjusts_weights:
+        ready = corrected(module, example, calibration, config, smallest_scale=SMALLEST_SCALE)
     with quiet():
         converted = _converted(ready, example, calibration, config)
     return seal(converted, "ptq", "Inductor's quantizer knows (conv2d, linear, and what follows them)")

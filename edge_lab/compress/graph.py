@@ -75,7 +75,7 @@ def fake_quantized(x: torch.Tensor, observer: Any) -> torch.Tensor:
         shape[observer.ch_axis] = -1
         scale, zero_point = scale.reshape(shape), zero_point.reshape(shape)
     steps = torch.clamp(torch.round(x / scale) + zero_point, observer.quant_min, observer.quant_max)
-    result: torch.Tensor = (steps - zero_point) * scale
+    result: torch.Tensor = ((steps - zero_point) * scale).reshape(x.shape)  # a number has no axis, its scale has one
     return result
 
 

@@ -18,6 +18,8 @@ from edge_lab.compress.graph import is_zero_pad
 from edge_lab.compress.keep_float import check_patterns, kept_onnx_nodes, mark_kept
 from edge_lab.compress.quantized import refuse_quantized, seal
 from edge_lab.compress.ranges import (
+    ANY_SCALE,
+    SMALLEST_SCALE,
     MinMax,
     Observer,
     Percentile,
@@ -104,12 +106,18 @@ def quantize(
 
 
 def corrected(
-    module: torch.nn.Module, example: np.ndarray, calibration: Sequence[np.ndarray], config: StaticInt8 | None = None
+    module: torch.nn.Module,
+    example: np.ndarray,
+    calibration: Sequence[np.ndarray],
+    config: StaticInt8 | None = None,
+    *,
+    smallest_scale: float = ANY_SCALE,
 ) -> torch.nn.Module:
     """A float module ready for another int8 quantizer: batch norms folded, weights on the int8 grid, biases corrected.
 
-    Arguments and errors as for `quantize`. Its float outputs differ from the module's: only its int8 version is meant
-    to be used.
+    Arguments and errors as for `quantize`; `smallest_scale` is the smallest step that the other quantizer allows. Were
+    the simulated steps coarser than the program's, biases would take back errors that never come. Its float outputs
+    differ from the module's: only its int8 version is meant to be used.
     """
     from edge_lab.compress.correct import without_observers
 
@@ -117,13 +125,17 @@ def corrected(
         recipe = config or StaticInt8()
         if isinstance(recipe.observer, Percentile):  # ONNX Runtime's own; only the walk that corrects needs ranges here
             recipe = replace(recipe, observer=MinMax())
-        return without_observers(_calibrated(module, example, calibration, recipe))
+        return without_observers(_calibrated(module, example, calibration, recipe, smallest_scale))
 
 
 def _calibrated(
-    module: torch.nn.Module, example: np.ndarray, calibration: Sequence[np.ndarray], config: StaticInt8
+    module: torch.nn.Module,
+    example: np.ndarray,
+    calibration: Sequence[np.ndarray],
+    config: StaticInt8,
+    smallest_scale: float = SMALLEST_SCALE,
 ) -> Any:
-    prepared = observed(module, example, calibration, config)
+    prepared = observed(module, example, calibration, config, smallest_scale)
     with quiet():
         remedy(prepared, calibration, config)
     return prepared
@@ -138,7 +150,11 @@ def remedy(prepared: Any, calibration: Sequence[np.ndarray], config: StaticInt8)
 
 
 def observed(
-    module: torch.nn.Module, example: np.ndarray, calibration: Sequence[np.ndarray], config: StaticInt8
+    module: torch.nn.Module,
+    example: np.ndarray,
+    calibration: Sequence[np.ndarray],
+    config: StaticInt8,
+    smallest_scale: float = SMALLEST_SCALE,
 ) -> Any:
     """A copy of a module as a graph with observers that have seen the calibration inputs; weights are still exact."""
     import copy
@@ -153,7 +169,7 @@ def observed(
 
         own = copy.deepcopy(module)  # an exported module shares its weights, and they are changed below
         exported = torch.export.export(own, (torch.from_numpy(example),), strict=False)
-        prepared = prepare_pt2e(exported.module(check_guards=False), xnnpack_quantizer(config))
+        prepared = prepare_pt2e(exported.module(check_guards=False), xnnpack_quantizer(config, smallest_scale))
         with torch.no_grad():
             try:
                 for x in calibration:
@@ -194,17 +210,20 @@ def check_calibration(calibration: Sequence[np.ndarray], example: np.ndarray) ->
             )
 
 
-def xnnpack_quantizer(config: StaticInt8) -> Any:
+def xnnpack_quantizer(config: StaticInt8, smallest_scale: float = SMALLEST_SCALE) -> Any:
     """ExecuTorch's XNNPACKQuantizer with the config's observer, and with conv + ReLU6 as one unit if asked for."""
     from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
         XNNPACKQuantizer,
         get_symmetric_quantization_config,
     )
+    from torchao.quantization.pt2e import MinMaxObserver, PerChannelMinMaxObserver
 
     stock = get_symmetric_quantization_config(is_per_channel=config.per_channel)
-    observer = torchao_observer(config.observer)
+    observer = torchao_observer(config.observer, smallest_scale)
     activation = replace(stock.input_activation, observer_or_fake_quant_ctr=observer)
-    qconfig = replace(stock, input_activation=activation, output_activation=activation)
+    of_weights = PerChannelMinMaxObserver if config.per_channel else MinMaxObserver
+    weight = replace(stock.weight, observer_or_fake_quant_ctr=of_weights.with_args(eps=smallest_scale))
+    qconfig = replace(stock, input_activation=activation, output_activation=activation, weight=weight)
 
     class FusedClampQuantizer(XNNPACKQuantizer):  # type: ignore[misc]
         # Batch norms are folded by now; to look for them all the same, torchao would trace twelve patterns: 3 s.

@@ -11,7 +11,8 @@ from typing import Any
 
 from edge_lab.errors import InputError
 
-_SMALLEST_SCALE = 2**-12
+SMALLEST_SCALE = 2**-12  # of XNNPACK's and Inductor's quantizers: a range under 0.06 gets fewer than 256 steps
+ANY_SCALE = 1e-30  # ONNX Runtime's quantizer has no such limit; above zero, since a channel may hold nothing else
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,8 @@ class Percentile:
 Observer = MinMax | MovingAverage | Histogram | Percentile
 
 
-def torchao_observer(observer: Observer) -> Any:
-    """The constructor of torchao's observer for activations.
+def torchao_observer(observer: Observer, smallest_scale: float = SMALLEST_SCALE) -> Any:
+    """The constructor of torchao's observer for activations, with the smallest step that it may choose.
 
     Raises:
         InputError: torchao has none like it.
@@ -95,11 +96,11 @@ def torchao_observer(observer: Observer) -> Any:
     from torchao.quantization.pt2e import HistogramObserver, MinMaxObserver, MovingAverageMinMaxObserver
 
     if isinstance(observer, MinMax):
-        return MinMaxObserver.with_args(eps=_SMALLEST_SCALE)
+        return MinMaxObserver.with_args(eps=smallest_scale)
     if isinstance(observer, MovingAverage):
-        return MovingAverageMinMaxObserver.with_args(eps=_SMALLEST_SCALE, averaging_constant=observer.share)
+        return MovingAverageMinMaxObserver.with_args(eps=smallest_scale, averaging_constant=observer.share)
     if isinstance(observer, Histogram):
-        return HistogramObserver.with_args(eps=_SMALLEST_SCALE, bins=observer.bins)
+        return HistogramObserver.with_args(eps=smallest_scale, bins=observer.bins)
     raise InputError(
         f"PT2E, the route to .pte programs, has no {observer}.",
         "torchao offers min/max, moving-average and histogram observers.",
