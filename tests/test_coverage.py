@@ -144,7 +144,7 @@ def test_a_program_for_another_machine_is_written_but_not_compared(
     def elsewhere(bundle: object) -> None:
         raise MissingTool("it can't run here.", "no such chip.", "take a phone.")
 
-    monkeypatch.setattr(edge_lab.runtime, "load", elsewhere)
+    monkeypatch.setattr("edge_lab.measure.mil.load", elsewhere)
     cell = coverage(wrapped(Picks()), ["linux-pt2-fp32"], out=tmp_path).cells[0]
     assert cell.exported
     assert cell.compared == "no"

@@ -15,9 +15,10 @@ import numpy as np
 
 from edge_lab.bundle import Bundle
 from edge_lab.data import ImageSet
-from edge_lab.errors import EdgeLabError, InputError, MissingTool
+from edge_lab.errors import EdgeLabError, InputError
 from edge_lab.flow.jobs import answer_of
 from edge_lab.flow.workers import Done, run_isolated
+from edge_lab.measure.mil import ENGINE, run_or_interpret
 from edge_lab.measure.parity import parity
 from edge_lab.report.text import aligned
 from edge_lab.runtime import Session
@@ -185,16 +186,8 @@ def compared(bundle: Bundle, target: str, inputs: np.ndarray, reference: np.ndar
 
 
 def _session(bundle: Bundle) -> tuple[Session, Compared]:
-    from edge_lab.runtime import load
-
-    try:
-        return load(bundle), "run"
-    except MissingTool:
-        if bundle.runtime.backend != "coreml":
-            raise
-    from edge_lab.measure.mil import interpret
-
-    return interpret(bundle), "interpreted"
+    session = run_or_interpret(bundle)
+    return session, "interpreted" if session.engine == ENGINE else "run"
 
 
 def _outputs(session: Session, inputs: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
