@@ -364,14 +364,21 @@ def test_only_core_ml_bundles_are_interpreted(model: zoo.Model, tmp_path: Path) 
         interpret(bundle)
 
 
-def test_neural_network_format_is_refused(tmp_path: Path) -> None:
+def test_other_kinds_of_models_are_refused(bundles: dict[str, edge_lab.Bundle], tmp_path: Path) -> None:
     import coremltools as ct
 
-    spec = ct.models.MLModel.__module__ and ct.proto.Model_pb2.Model(specificationVersion=4)
+    spec = ct.proto.Model_pb2.Model(specificationVersion=4)
     spec.neuralNetwork.SetInParent()
     (tmp_path / "old.mlmodel").write_bytes(spec.SerializeToString())
-    with pytest.raises(BundleError):
+    with pytest.raises(BundleError, match="holds a model of the kind neuralNetwork"):
         load_mil(tmp_path / "old.mlmodel")
+    both = ct.utils.MultiFunctionDescriptor()
+    for name in ("one", "two"):
+        both.add_function(str(bundles["fp32"].program_path), "main", name)
+    both.default_function_name = "one"
+    ct.utils.save_multifunction(both, str(tmp_path / "both.mlpackage"))
+    with pytest.raises(BundleError, match="holds a program of 2 functions"):
+        load_mil(tmp_path / "both.mlpackage")
 
 
 @pytest.mark.parametrize(

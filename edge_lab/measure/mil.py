@@ -157,28 +157,35 @@ def _read(package: Path, origin: Path) -> MilProgram:
 
             model = coremltools.models.MLModel(str(package), skip_model_load=True)
             spec = model.get_spec()
-            kind = spec.WhichOneof("Type")
+            _refuse_other_kinds(spec, origin)
             program = load(spec, spec.specificationVersion, file_weights_dir=model.weights_dir)
-            functions = list(program.functions.values())
-            steps, constants = _split(functions[0])
+            (function,) = program.functions.values()
+            steps, constants = _split(function)
+    except BundleError:
+        raise
     except Exception as error:  # protobuf, file system, coremltools' own
         raise unreadable(origin, error) from error
-    if kind != "mlProgram" or len(functions) != 1:
-        raise BundleError(
-            f"{origin} holds {len(functions)} functions of kind {kind}.",
-            "one ML program with one function can be interpreted.",
-            'convert with convert_to="mlprogram", one function to a package.',
-        )
     _refuse_unknown({op.op_type for op in steps} - set(known_operators()), origin)
     return MilProgram(
         origin,
-        tuple(functions[0].inputs),
-        tuple(out.name for out in functions[0].outputs),
+        tuple(function.inputs),
+        tuple(out.name for out in function.outputs),
         dict(Counter(op.op_type for op in steps)),
         {k: v.numpy() for k, v in constants.items() if _is_weight(v)},
         steps,
         constants,
     )
+
+
+def _refuse_other_kinds(spec: Any, origin: Path) -> None:
+    kind, functions = spec.WhichOneof("Type"), len(spec.mlProgram.functions)
+    if kind != "mlProgram" or functions != 1:
+        what = f"a program of {functions} functions" if kind == "mlProgram" else f"a model of the kind {kind}"
+        raise BundleError(
+            f"{origin} holds {what}.",
+            "one ML program with one function can be interpreted.",
+            'convert with convert_to="mlprogram", one function to a package.',
+        )
 
 
 def _refuse_unknown(unknown: set[str], origin: Path) -> None:

@@ -6,18 +6,18 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, library, nn
 
 from edge_lab.export.clinic import Case
 
 
-@torch.library.custom_op("edge_lab::opaque_gelu", mutates_args=())
+@library.custom_op("edge_lab::opaque_gelu", mutates_args=())
 def opaque_gelu(x: Tensor) -> Tensor:
     """Stands for your C++ kernel. Nobody has said what shape it returns."""
     return x * torch.sigmoid(1.702 * x)
 
 
-@torch.library.custom_op("edge_lab::quick_gelu", mutates_args=())
+@library.custom_op("edge_lab::quick_gelu", mutates_args=())
 def quick_gelu(x: Tensor) -> Tensor:
     """The same kernel."""
     return x * torch.sigmoid(1.702 * x)
