@@ -137,6 +137,7 @@ def _recorded(bundle: Bundle) -> TargetResult:
         top1=number("top1"),
         top5=number("top5"),
         agreement=number("agreement"),
+        answers=int(number("answers") or 0) or None,
         sqnr_db=number("sqnr_db"),
     )
 
@@ -240,7 +241,8 @@ def _answers(
     if other is not None and reference is not None:
         expected = outputs_of(other, each)
         close = parity(expected, outputs, task=session.spec.task)
-        row = replace(row, agreement=close.agreement, sqnr_db=close.sqnr_db)
+        answers = close.answers(session.spec.task)
+        row = replace(row, agreement=close.agreement, answers=answers, sqnr_db=close.sqnr_db)
         top1 = score(expected, inputs.targets).top1 if labelled else None
         reference = replace(reference, top1=top1)
     return row, reference, labelled or None

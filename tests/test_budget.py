@@ -101,6 +101,15 @@ def test_a_loss_of_one_image_in_ten_is_not_called_a_loss() -> None:
     assert check(row, EAGER, budget, labelled=500)[0].limit == 1
 
 
+def test_one_other_answer_of_a_few_is_no_broken_program_unless_all_are_asked_for() -> None:
+    row, near = replace(EAGER, agreement=100 - 100 / 76, answers=76), Budget(max_size_mb=None, min_agreement=99)
+    assert check(row, EAGER, near)[0].ok
+    assert check(replace(row, agreement=100 - 200 / 76), EAGER, near)[0].ok is False
+    assert check(replace(row, answers=None), EAGER, near)[0].ok is False  # how many there were is not known
+    assert check(replace(row, agreement=98.8, answers=500), EAGER, near)[0].ok is False
+    assert check(row, EAGER, Budget(max_size_mb=None, min_agreement=100))[0].ok is False
+
+
 def test_a_failed_target_has_no_verdicts() -> None:
     assert check(replace(EAGER, status="failed"), EAGER, Budget()) == ()
 

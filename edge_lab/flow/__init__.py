@@ -250,7 +250,7 @@ def _record(table: Sequence[Any]) -> None:
         if row.status == "ok" and row.bundle:
             with locked(Path(row.bundle)):
                 Bundle.load(row.bundle, verify=False).record(
-                    **{k: getattr(row, k) for k in ("top1", "top5", "agreement", "sqnr_db", "size_mb")}
+                    **{k: getattr(row, k) for k in ("top1", "top5", "agreement", "answers", "sqnr_db", "size_mb")}
                 )
 
 

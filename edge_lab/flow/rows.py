@@ -96,6 +96,7 @@ def _quality(row: TargetResult, measured: Measured) -> TargetResult:
     row = replace(
         row,
         agreement=close.agreement,
+        answers=close.answers(task),
         sqnr_db=min(max(close.sqnr_db, -EQUAL_DB), EQUAL_DB),
         max_abs=close.max_abs if np.isfinite(close.max_abs) else None,
         notes=(*row.notes, close.note) if close.note else row.notes,

@@ -128,7 +128,8 @@ def check(
         reference: the row that ratios and losses refer to (eager fp32); without it they can't be measured.
         budget: the limits; default: `Budgets()`.
         labelled: number of labelled images behind top1. One image is 100/labelled points, so a smaller loss than
-            that can't be told from none: the limit is then one image.
+            that can't be told from none: the limit is then one image. The same holds for `min_agreement` below 100 and
+            the row's `answers`; a limit of 100 % allows no other answer.
 
     Returns:
         Verdicts in the order of `LIMITS`. NaN never passes.
@@ -146,6 +147,8 @@ def check(
             continue
         if name == "max_top1_loss" and labelled:
             limit = max(limit, 100 / labelled)
+        if name == "min_agreement" and result.answers and limit < 100:
+            limit = min(limit, 100 - 100 / result.answers)
         verdicts.append(_verdict(name, values[name], limit, name in budget.required))
     return tuple(verdicts)
 

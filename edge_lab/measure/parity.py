@@ -39,6 +39,10 @@ class Parity:
     n: int
     nonfinite: int = 0
 
+    def answers(self, task: Task) -> int | None:
+        """How many answers `agreement` counts; None where it counts pixels or nothing."""
+        return self.n if self.agreement is not None and task != "segment" else None
+
     @property
     def note(self) -> str:
         """Empty, or what makes the comparison void."""
