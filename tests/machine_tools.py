@@ -17,11 +17,11 @@ import pytest
 def tool(*names: str, package: str) -> str:
     """Path of the first of `names` that is installed; skips (or fails) with the Debian `package` that has it."""
     beside_python = Path(sys.prefix) / "bin"  # cmake and ninja of the lock
-    for name in names:
-        found = shutil.which(name, path=f"{beside_python}{os.pathsep}{os.environ.get('PATH', '')}")
-        if found:
-            return found
-    missing(f"{names[0]} is not installed (Debian: {package}; all of them: make native-tools)")
+    path = f"{beside_python}{os.pathsep}{os.environ.get('PATH', '')}"
+    found = next((place for name in names if (place := shutil.which(name, path=path))), None)
+    if found is None:
+        missing(f"{names[0]} is not installed (Debian: {package}; all of them: make native-tools)")
+    return found
 
 
 def missing(sentence: str) -> NoReturn:
