@@ -105,7 +105,7 @@ def test_energy_is_read_from_the_packages_and_survives_a_counter_that_wraps(tmp_
         (tmp_path / "intel-rapl:0" / "energy_uj").write_text("1000000\n", encoding="ascii")
 
     result = measure.energy(work, max_calls=4, root=tmp_path)
-    assert result.tier == "measured (RAPL)"
+    assert (result.tier, result.source) == ("measured", "RAPL")
     assert result.joules == pytest.approx(2.0 / 4)  # 9 J -> wrap at 10 J -> 1 J
     assert result.watts is not None
     assert result.watts < 2.0 / 0.08 + 1

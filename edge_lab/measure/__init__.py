@@ -9,16 +9,19 @@ from edge_lab.measure.accuracy import Accuracy, Inputs, evaluate, prepare, score
 from edge_lab.measure.budget import Budget, Budgets, check, load_budget, passed
 from edge_lab.measure.cold import ColdStart, Fresh, Memory, cold_start, fresh, memory
 from edge_lab.measure.divergence import Divergence, LayerGap, first_divergence
-from edge_lab.measure.energy import Energy, energy
+from edge_lab.measure.energy import Energy, batterystats_energy, energy, pmic_watts
+from edge_lab.measure.gate import Gate, fit, gate
 from edge_lab.measure.latency import Latency, Ratio, interleaved, latency, ratio
 from edge_lab.measure.machine import machine, provenance, versions
 from edge_lab.measure.matrix import ParityMatrix, parity_matrix
 from edge_lab.measure.mil import MilProgram, interpret, load_mil, run_or_interpret
 from edge_lab.measure.mil_weights import StoredWeight, compare_weights
 from edge_lab.measure.parity import Parity, outputs_of, parity
+from edge_lab.measure.pin import pinned
 from edge_lab.measure.profile import OpTime, profile, profile_plot
 from edge_lab.measure.pte import profile_pte, verify_bundled, write_bundled
 from edge_lab.measure.pte_plot import memory_plot
+from edge_lab.measure.record import Engine, Measurement, Measurements, Quality, Recorded
 from edge_lab.measure.result import Example, Failure, RunResult, TargetResult, Verdict
 from edge_lab.measure.roofline import Roofline, bytes_moved, flops, roofline
 
@@ -29,24 +32,31 @@ __all__ = [
     "ColdStart",
     "Divergence",
     "Energy",
+    "Engine",
     "Example",
     "Failure",
     "Fresh",
+    "Gate",
     "Inputs",
     "Latency",
     "LayerGap",
+    "Measurement",
+    "Measurements",
     "Memory",
     "MilProgram",
     "OpTime",
     "Parity",
     "ParityMatrix",
     "PteReport",
+    "Quality",
     "Ratio",
+    "Recorded",
     "Roofline",
     "RunResult",
     "StoredWeight",
     "TargetResult",
     "Verdict",
+    "batterystats_energy",
     "bytes_moved",
     "check",
     "cold_start",
@@ -54,8 +64,10 @@ __all__ = [
     "energy",
     "evaluate",
     "first_divergence",
+    "fit",
     "flops",
     "fresh",
+    "gate",
     "inspect_pte",
     "interleaved",
     "interpret",
@@ -69,6 +81,8 @@ __all__ = [
     "parity",
     "parity_matrix",
     "passed",
+    "pinned",
+    "pmic_watts",
     "prepare",
     "profile",
     "profile_plot",

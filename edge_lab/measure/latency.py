@@ -30,7 +30,8 @@ class Latency:
     """Samples of one call, in seconds, in the order they were taken.
 
     `samples_s` are wall times and `cpu_s` CPU times of the same calls; `clock` names the one that the statistics use.
-    `warmup` calls ran before and are not included; `batch` is the number of inputs in one call.
+    `warmup` calls ran before and are not included; `batch` is the number of inputs in one call. A device that can't
+    tell CPU time has wall times alone: `cpu_s` is empty and `clock` "wall".
     """
 
     samples_s: tuple[float, ...]
@@ -42,7 +43,8 @@ class Latency:
     clock: Clock = "cpu"
 
     def __post_init__(self) -> None:
-        if not self.samples_s or len(self.samples_s) != len(self.cpu_s):
+        wall_only = self.clock == "wall" and not self.cpu_s
+        if not self.samples_s or (len(self.samples_s) != len(self.cpu_s) and not wall_only):
             raise InputError(
                 f"a latency needs samples from both clocks, got {len(self.samples_s)} wall and {len(self.cpu_s)} CPU.",
                 "percentiles of nothing do not exist, and the clocks are compared sample by sample.",
@@ -120,14 +122,18 @@ class Latency:
 
         A call that waits (a GPU, a neural engine, a disk) looks the same; time it with clock="wall".
         """
+        if not self.cpu_s or self.threads > 1:
+            return False
         cpu = float(np.median(self.cpu_s))
-        return self.threads == 1 and float(np.median(self.samples_s)) > BUSY * cpu
+        return float(np.median(self.samples_s)) > BUSY * cpu
 
     @property
     def note(self) -> str:
         """A label for tables: empty, or what to know before quoting the numbers. No number in it differs from row to
         row, so that a report can say it once for all.
         """
+        if not self.cpu_s:
+            return ""
         wall, cpu = float(np.median(self.samples_s)), float(np.median(self.cpu_s))
         if self.busy:
             return f"machine busy or call waiting: wall time is over {BUSY}x CPU time" if cpu else "no CPU time"
