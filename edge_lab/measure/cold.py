@@ -47,7 +47,8 @@ class Memory:
 
         An engine whose own import peaks higher than the model ever does hides part of it; the figure is then too high.
         """
-        return max(0.0, self.peak_mb - self.baseline_mb)
+        added = self.peak_mb - self.baseline_mb
+        return max(0.0, added) if added == added else added  # NaN: the baseline is not known
 
 
 @dataclass(frozen=True)

@@ -50,8 +50,8 @@ class Quality:
 class Measurement:
     """One program in one engine in one scenario.
 
-    `start` holds the steps to the first answer of a fresh process (NaN for a step that nobody timed), `memory` what that
-    process took; sizes are in bytes, shares from 0 to 1. What was not measured is None.
+    `start` holds the steps to the first answer of a fresh process (NaN for a step that nobody timed), `memory` what
+    that process took; sizes are in bytes, shares from 0 to 1. What was not measured is None.
     """
 
     name: str
@@ -112,8 +112,8 @@ class Measurements:
         """Read what `save` or another tool wrote.
 
         Raises:
-            InputError: missing, not JSON, newer schema, schema violation, percentiles that are not those of the samples,
-                two entries that nothing tells apart.
+            InputError: missing, not JSON, newer schema, schema violation, percentiles that are not those of its
+                samples, two entries that nothing tells apart.
         """
         return from_json(_document(Path(path)), str(path))
 
@@ -135,9 +135,8 @@ class Measurements:
         device = self.device.get("board") or self.device.get("cpu") or "unknown device"
         state = "" if self.gate.state == "quiet" else f", machine {self.gate.state}"
         if self.recorded:
-            return (
-                f"RECORDED on {device}, {self.date[:10]}{state}; from {self.recorded.source}. Nothing was measured now."
-            )
+            origin = f"from {self.recorded.source}. Nothing was measured now."
+            return f"RECORDED on {device}, {self.date[:10]}{state}; {origin}"
         return f"measured on {device}, {self.date[:10]}{state}"
 
 
@@ -226,11 +225,14 @@ def _one_from_json(entry: dict[str, Any], where: str) -> Measurement:
     item: Measurement = _converter().structure(known | {"latency": times.to_dict()}, Measurement)
     return replace(
         item,
-        start=ColdStart(*(_number(start, f"{k}_ms") for k in ("import", "load", "first")), float("nan"))
-        if start
-        else None,
+        start=_start_from_json(start) if start else None,
         memory=Memory(*(_number(memory, f"{k}_mb") for k in ("baseline", "loaded", "peak"))) if memory else None,
     )
+
+
+def _start_from_json(start: dict[str, Any]) -> ColdStart:
+    steps = {name: _number(start, name) for name in ("import_ms", "load_ms", "first_ms")}
+    return ColdStart(**steps, steady_ms=float("nan"))
 
 
 def _number(values: dict[str, Any], key: str) -> float:
