@@ -1,217 +1,213 @@
-"""Time bundles side by side, and compare two sets of measurements so that a build can refuse a regression."""
+"""Time bundles side by side, in named scenarios, on pinned threads, and say whether the machine was fit for it."""
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edge_lab.errors import InputError
-from edge_lab.files import writing_file
-from edge_lab.measure.result import TargetResult
+from edge_lab.measure.cold import ColdStart, Fresh, Memory, fresh
+from edge_lab.measure.gate import Gate, WhenBusy, fit
+from edge_lab.measure.latency import Clock, Latency, Scenario
+from edge_lab.measure.record import Engine, Measurement, Measurements, Quality, now
+
+if TYPE_CHECKING:
+    from edge_lab.bundle import Bundle
+    from edge_lab.measure.energy import Energy
+    from edge_lab.runtime import Session
+
+SCENARIOS: tuple[Scenario, ...] = ("single_stream", "offline_batch", "cold_start")
 
 
 @dataclass(frozen=True)
-class Bench:
-    """Rows of bundles that were timed in turn; `target` of a row is the bundle's name (model/kind)."""
+class BenchConfig:
+    """How to measure.
 
-    rows: tuple[TargetResult, ...]
-    threads: int
-    rounds: int
-    machine: dict[str, str]
-    versions: dict[str, str]
-    command: str
-    date: str
+    `threads`: each count in turn. `rounds`: samples of each bundle in single_stream; offline_batch takes a tenth of
+    them (at least 5), cold_start a tenth (at least 3). `pin`: bind the process to as many cores as threads. `energy`:
+    also joules, by the counters of the machine, or estimated if `watts_per_core` is given.
+    """
 
-    def save(self, path: Path) -> None:
-        """Write as JSON; the file is whole or absent."""
-        with writing_file(path) as temporary:
-            temporary.write_text(json.dumps(_converter().unstructure(self), indent=1) + "\n", encoding="utf-8")
+    threads: tuple[int, ...] = (1,)
+    rounds: int = 30
+    warmup: int = 5
+    scenarios: tuple[Scenario, ...] = ("single_stream",)
+    when_busy: WhenBusy = "label"
+    pin: bool = True
+    energy: bool = False
+    watts_per_core: float | None = None
+
+    def __post_init__(self) -> None:
+        unknown = [s for s in self.scenarios if s not in SCENARIOS]
+        if unknown or not self.scenarios or not self.threads or min((*self.threads, self.rounds)) < 1:
+            raise InputError(
+                f"{self!r} can't be measured.",
+                f"there is no scenario {unknown[0]!r}." if unknown else "at least one of each is needed.",
+                f"scenarios are {', '.join(SCENARIOS)}; threads and rounds are 1 or more.",
+            )
 
 
-@cache
-def _converter() -> Any:
-    import cattrs
-
-    converter = cattrs.Converter()
-    converter.register_structure_hook(float | None, lambda v, _: None if v is None else float(v))
-    return converter
-
-
-def bench(bundles: Sequence[Path | str], *, threads: int = 1, rounds: int = 30, command: str = "") -> Bench:
-    """Measure bundles: latency interleaved in this process, load time and memory each in a process of its own.
+def bench(
+    bundles: Sequence[Path | str], config: BenchConfig | None = None, *, command: str = "", tool: str = "edge-lab"
+) -> Measurements:
+    """Measure bundles: latency interleaved in this process, start and memory each in a process of its own.
 
     Args:
         bundles: folders.
-        threads: CPU threads for every engine. With one thread, times are CPU times, with more wall times.
-        rounds: timed calls of each bundle.
+        config: how; default `BenchConfig()`.
         command: what to record as the command that made it.
+        tool: what to record as the tool.
 
     Raises:
         BundleError, MissingTool: a bundle is unusable, or can't run on this machine.
+        EdgeLabError: the machine is busy, and the config says to refuse it.
     """
     from edge_lab.bundle import Bundle
-    from edge_lab.measure.latency import interleaved
+    from edge_lab.measure.gate import gate
     from edge_lab.measure.machine import machine, versions
+
+    config = config or BenchConfig()
+    opened = {str(path): Bundle.load(path) for path in bundles}
+    before, date = fit(config.when_busy), now()
+    starts = _starts(list(opened), max(3, config.rounds // 10) if "cold_start" in config.scenarios else 1)
+    items: list[Measurement] = []
+    for threads in config.threads:
+        items += _warm(opened, threads, config, starts)
+    if "cold_start" in config.scenarios:
+        items += [_cold(bundle, starts[path]) for path, bundle in opened.items()]
+    state = before.worst(gate()).worst(_seen(items))
+    return Measurements(tool, command, date, machine(), state, versions(), tuple(items))
+
+
+def _warm(
+    opened: dict[str, Bundle], threads: int, config: BenchConfig, starts: dict[str, list[Fresh]]
+) -> list[Measurement]:
+    """The scenarios that run in this process, at one thread count."""
+    from contextlib import nullcontext
+
+    from edge_lab.measure.latency import interleaved
+    from edge_lab.measure.pin import pinned
     from edge_lab.runtime import load
 
-    opened = {str(path): Bundle.load(path) for path in bundles}
-    calls = {}
-    for key, bundle in opened.items():
-        session = load(bundle, threads=threads)
-        shape, dtype = bundle.spec.input.shape, bundle.spec.input.dtype
-        x = next(iter(bundle.golden_cases()))[1] if bundle.golden else np.zeros(shape, dtype)
-        calls[key] = lambda s=session, x=x: s.run(x)
-    times = interleaved(calls, rounds=rounds, threads=threads)
-    rows = tuple(_row(key, bundle, times[key]) for key, bundle in opened.items())
-    date = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    return Bench(rows, threads, rounds, machine(), versions(), command, date)
+    warm = [s for s in config.scenarios if s != "cold_start"]
+    if not warm:
+        return []
+    items = []
+    with pinned(threads) if config.pin else nullcontext(None) as cores:
+        sessions = {path: load(bundle, threads=threads) for path, bundle in opened.items()}
+        inputs = {path: _inputs(bundle) for path, bundle in opened.items()}
+        for scenario in warm:
+            calls = {p: _call(s, inputs[p], scenario) for p, s in sessions.items()}
+            rounds = config.rounds if scenario == "single_stream" else max(5, config.rounds // 10)
+            times = interleaved(calls, rounds=rounds, warmup=config.warmup, threads=threads)
+            for path, bundle in opened.items():
+                batch = 1 if scenario == "single_stream" else len(inputs[path])
+                latency = replace(times[path], scenario=scenario, batch=batch)
+                joules = _energy(calls[path], batch, config) if config.energy else None
+                items.append(_item(bundle, latency, starts[path], cores, joules))
+    return items
 
 
-def _row(path: str, bundle: Any, times: Any) -> TargetResult:
-    from edge_lab.measure.cold import fresh
+def _call(session: Session, inputs: list[np.ndarray], scenario: Scenario) -> Any:
+    if scenario == "single_stream":
+        return partial(session.run, inputs[0])
 
-    found = fresh(path)
-    return TargetResult(
-        target=bundle.name,
-        format=bundle.runtime.format,
-        precision=bundle.quantization.scheme,
-        bundle=path,
-        size_mb=bundle.program_bytes / 1e6,
-        delegated=bundle.runtime.delegated,
-        load_ms=found.cpu.load_ms,
-        first_ms=found.cpu.first_ms,
-        p50_ms=times.p50_ms,
-        p90_ms=times.p90_ms,
-        samples_ms=times.samples_ms,
-        peak_mb=found.memory.peak_mb,
-        delta_mb=found.memory.delta_mb,
-        notes=(times.note,) if times.note else (),
-    )
+    def all_of_them() -> None:
+        for x in inputs:
+            session.run(x)
+
+    return all_of_them
 
 
-# name on the command line: field of the row, and whether more is worse
-METRICS = {
-    "median": ("p50_ms", True),
-    "p90": ("p90_ms", True),
-    "load": ("load_ms", True),
-    "first": ("first_ms", True),
-    "size": ("size_mb", True),
-    "memory": ("peak_mb", True),
-    "agreement": ("agreement", False),
-    "top1": ("top1", False),
-    "sqnr": ("sqnr_db", False),
-}
+def _inputs(bundle: Bundle) -> list[np.ndarray]:
+    """The golden inputs; zeros of the right shape for a bundle without any."""
+    found = [x for _, x, _ in bundle.golden_cases()]
+    return found or [np.zeros(bundle.spec.input.shape, bundle.spec.input.dtype)]
 
 
-@dataclass(frozen=True)
-class Change:
-    """One number before and after. `percent` is the relative change; `worse` is set if it breaks its limit."""
+def _energy(call: Any, batch: int, config: BenchConfig) -> Energy:
+    from edge_lab.measure.energy import energy
 
-    target: str
-    metric: str
-    before: float | None
-    after: float | None
-    limit: float
-
-    @property
-    def percent(self) -> float | None:
-        """Relative change in percent; None if one side is missing or the first is zero."""
-        if self.before is None or self.after is None or self.before == 0:
-            return None
-        return 100 * (self.after - self.before) / abs(self.before)
-
-    @property
-    def worse(self) -> bool:
-        """Worse by more than the limit. A number that was there before and is gone, or is NaN now, is worse."""
-        if self.before is None:
-            return False
-        if self.after is None or self.after != self.after:
-            return True
-        more_is_worse = METRICS[self.metric][1]
-        step = (self.after - self.before) if more_is_worse else (self.before - self.after)
-        return step > abs(self.before) * self.limit / 100
+    found = energy(call, watts_per_core=config.watts_per_core)
+    return found if found.joules is None else replace(found, joules=found.joules / batch)
 
 
-def limits(texts: Sequence[str]) -> dict[str, float]:
-    """`["median:5%", "size:1%"]` as numbers.
-
-    Raises:
-        InputError: an unknown metric or a percentage that is not one.
-    """
-    found = {}
-    for text in texts:
-        name, _, value = text.partition(":")
-        try:
-            percent = float(value.removesuffix("%"))
-        except ValueError:
-            percent = -1.0
-        if name not in METRICS or not 0 <= percent < float("inf"):
-            raise InputError(
-                f"--fail {text!r} is not a limit.",
-                f"it is METRIC:PERCENT, where METRIC is one of {', '.join(METRICS)}.",
-                "for example --fail median:5% --fail size:1%.",
-            )
-        found[name] = percent
+def _starts(paths: list[str], processes: int) -> dict[str, list[Fresh]]:
+    """Fresh processes of each bundle, in turn, in another order each time."""
+    rng = random.Random(0)
+    found: dict[str, list[Fresh]] = {path: [] for path in paths}
+    for _ in range(processes):
+        for path in rng.sample(paths, len(paths)):
+            found[path].append(fresh(path))
     return found
 
 
-def compare(before: Path | str, after: Path | str, limit: Mapping[str, float]) -> list[Change]:
-    """Every limited metric of every row of `before`, in its order.
-
-    Raises:
-        InputError: a file is not a bench or a run, or they have no target in common.
-    """
-    old, new = _rows(Path(before)), _rows(Path(after))
-    if not old.keys() & new.keys():
-        raise InputError(
-            f"{before} and {after} have no target in common.",
-            f"the first has {', '.join(old) or 'none'}; the second {', '.join(new) or 'none'}.",
-            "compare two benches of the same bundles, or two runs.",
-        )
-    changes = []
-    for target, row in old.items():
-        for metric, percent in limit.items():
-            name = METRICS[metric][0]
-            now = getattr(new[target], name) if target in new else None
-            changes.append(Change(target, metric, getattr(row, name), now, percent))
-    return [c for c in changes if c.before is not None or c.after is not None]
+def _cold(bundle: Bundle, starts: list[Fresh]) -> Measurement:
+    wall = tuple(s.wall.total_ms / 1e3 for s in starts)
+    cpu = tuple(s.cpu.total_ms / 1e3 for s in starts)
+    return _item(bundle, Latency(wall, cpu, 0, 1, 1, "cold_start", "wall"), starts, None, None)
 
 
-_SPEED = ("cpu", "arch", "cores")  # facts of `measure.machine` without which times can't be compared
+def _item(
+    bundle: Bundle, latency: Latency, starts: list[Fresh], cores: tuple[int, ...] | None, joules: Energy | None
+) -> Measurement:
+    return Measurement(
+        name=bundle.name,
+        engine=Engine(bundle.runtime.package, _installed(bundle.runtime.package)),
+        latency=latency,
+        model=bundle.spec.name,
+        target=bundle.target,
+        format=bundle.runtime.format,
+        precision=bundle.quantization.scheme,
+        size_bytes=bundle.program_bytes,
+        delegated=bundle.runtime.delegated,
+        start=_steps(starts, latency.clock),
+        memory=Memory(*(_median([getattr(s.memory, f) for s in starts]) for f in _MEMORY)),
+        energy=joules,
+        quality=_quality(bundle),
+        pinned_cpus=cores,
+        notes=(latency.note,) if latency.note else (),
+    )
 
 
-def other_machine(before: Path | str, after: Path | str) -> tuple[str, ...]:
-    """What differs between the machines of two benches or runs, as text such as "cpu: A, then B"; empty if nothing.
-
-    Files without facts about their machine differ in nothing: all that can be said of them is their numbers.
-    """
-    old, new = (_machine(Path(path)) for path in (before, after))
-    return tuple(f"{k}: {old[k]}, then {new[k]}" for k in _SPEED if k in old and k in new and old[k] != new[k])
+_MEMORY = ("baseline_mb", "loaded_mb", "peak_mb")
+_STEPS = ("import_ms", "load_ms", "first_ms", "steady_ms")
 
 
-def _machine(path: Path) -> dict[str, Any]:
-    document = json.loads(path.read_text(encoding="utf-8"))
-    facts = document.get("machine") if isinstance(document, dict) else None
-    return facts if isinstance(facts, dict) else {}
+def _steps(starts: list[Fresh], clock: Clock) -> ColdStart:
+    return ColdStart(*(_median([getattr(getattr(s, clock), step) for s in starts]) for step in _STEPS))
 
 
-def _rows(path: Path) -> dict[str, TargetResult]:
+def _median(values: list[float]) -> float:
+    return float(np.median(values))
+
+
+def _quality(bundle: Bundle) -> Quality | None:
+    """What was recorded when the bundle was tried on pictures; nothing is measured here."""
+    known = bundle.metrics
+    if not isinstance(known.get("answers"), (int, float)):
+        return None
+    numbers = {k: v for k in ("top1", "top5", "agreement", "sqnr_db") if isinstance(v := known.get(k), (int, float))}
+    images = int(known["answers"])  # type: ignore[arg-type]
+    return Quality("recorded in the bundle", images, **numbers)
+
+
+def _installed(package: str) -> str | None:
+    from importlib import metadata
+
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        rows = _converter().structure(document["rows"], tuple[TargetResult, ...])
-    except OSError as error:
-        raise InputError(f"{path} can't be read.", f"{error.strerror}.", "check the path.") from error
-    except Exception as error:  # JSON, a missing key, or cattrs' own group of errors
-        raise InputError(
-            f"{path} is not a bench and not a run.",
-            f"it has no readable rows: {type(error).__name__}.",
-            "make one with `edge-lab bench BUNDLE --json FILE` or `edge-lab run` (run.json).",
-        ) from error
-    return {row.target: row for row in rows}
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _seen(items: list[Measurement]) -> Gate:
+    """What the samples themselves say: wall time far over CPU time means that others held the core."""
+    busy = [item.name for item in items if item.latency.scenario != "cold_start" and item.latency.busy]
+    return Gate("busy", reasons=("other processes held the core while it was measured.",)) if busy else Gate("quiet")

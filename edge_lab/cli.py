@@ -102,6 +102,10 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _counts(text: str) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(_count(part.strip()) for part in text.split(",")))
+
+
 def _jobs(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of processes; 0 runs everything in this one")
@@ -209,9 +213,25 @@ def _inspect_arguments(p: argparse.ArgumentParser) -> None:
 
 
 def _bench_arguments(p: argparse.ArgumentParser) -> None:
-    p.add_argument("bundles", type=Path, nargs="+", metavar="BUNDLE", help="folders; several are timed in turn")
-    p.add_argument("--threads", type=_count, default=1, metavar="N", help="CPU threads (1)")
+    p.add_argument("bundles", type=Path, nargs="*", metavar="BUNDLE", help="folders; several are timed in turn")
+    p.add_argument("--threads", type=_counts, default=(1,), metavar="N,M", help="CPU threads, each count in turn (1)")
     p.add_argument("--rounds", type=_count, default=30, metavar="N", help="timed runs of each (30)")
+    p.add_argument(
+        "--scenario",
+        action="append",
+        choices=("single_stream", "offline_batch", "cold_start"),
+        help="may be repeated (single_stream)",
+    )
+    p.add_argument(
+        "--when-busy",
+        choices=("label", "wait", "refuse"),
+        default="label",
+        help="a busy or hot machine: measure and say so, wait up to two minutes, or stop (label)",
+    )
+    p.add_argument("--no-pin", action="store_true", help="do not bind the process to as many cores as threads")
+    p.add_argument("--energy", action="store_true", help="joules by the machine's counters, if it has any")
+    p.add_argument("--watts-per-core", type=float, metavar="W", help="estimate energy as CPU time x W where none has")
+    p.add_argument("--replay", type=Path, metavar="FILE", help="show a recorded file; nothing is measured")
     p.add_argument("--json", type=Path, metavar="FILE", help="write the numbers for `edge-lab compare`")
 
 

@@ -169,30 +169,37 @@ def _mark(ok: bool | None) -> str:
 
 def bench(a: Namespace) -> int:
     """`edge-lab bench`."""
+    from edge_lab.bench import BenchConfig
     from edge_lab.bench import bench as measure
-    from edge_lab.report.findings import number
-    from edge_lab.report.text import aligned
+    from edge_lab.measure.record import Measurements
+    from edge_lab.report.measured import table
 
-    result = measure(a.bundles, threads=a.threads, rounds=a.rounds, command=a.command_line)
-    head = ["bundle", "p50 ms", "p90 ms", "load ms", "first ms", "peak MB", "added MB", "size MB"]
-    fields = ("p50_ms", "p90_ms", "load_ms", "first_ms", "peak_mb", "delta_mb", "size_mb")
-    rows = [[row.target, *(number(getattr(row, f)) for f in fields)] for row in result.rows]
-    clock = "CPU time of one thread" if a.threads == 1 else f"wall time, {a.threads} threads"
-    print("\n".join(aligned([head, *rows], left=1)))
-    print(f"\n{a.rounds} rounds, interleaved, {clock}; load and memory in a fresh process")
-    for row in result.rows:
-        for note in row.notes:
-            print(f"note {row.target}: {note}")
+    if a.replay:
+        found = Measurements.replay(a.replay)
+    elif not a.bundles:
+        raise InputError("there is nothing to time.", "no bundle was named.", "name folders, or a file with --replay.")
+    else:
+        config = BenchConfig(
+            threads=a.threads,
+            rounds=a.rounds,
+            scenarios=tuple(a.scenario or ["single_stream"]),
+            when_busy=a.when_busy,
+            pin=not a.no_pin,
+            energy=a.energy or a.watts_per_core is not None,
+            watts_per_core=a.watts_per_core,
+        )
+        found = measure(a.bundles, config, command=a.command_line)
+    print(table(found))
     if a.json:
-        result.save(a.json)
+        found.save(a.json)
         print(f"data    {a.json}")
     return 0
 
 
 def compare(a: Namespace) -> int:
     """`edge-lab compare`."""
-    from edge_lab.bench import compare as changes_between
-    from edge_lab.bench import limits, other_machine
+    from edge_lab.changes import cautions, limits
+    from edge_lab.changes import compare as changes_between
     from edge_lab.report.findings import number
     from edge_lab.report.text import aligned
 
@@ -214,8 +221,8 @@ def compare(a: Namespace) -> int:
     worse = sum(c.worse for c in changes)
     allowed = ", ".join(f"{name} {percent:g} %" for name, percent in limit.items())
     print(f"\n{worse} of {len(changes)} worse than allowed ({allowed})")
-    for difference in other_machine(a.before, a.after):
-        print(f"warning: times of two machines, {difference}", file=sys.stderr)
+    for sentence in cautions(a.before, a.after):
+        print(f"warning: {sentence}", file=sys.stderr)
     return 1 if worse else 0
 
 

@@ -72,7 +72,7 @@ def energy(
         return Energy("not available", reason=reason)
     cpu, wall, calls = _loop(call, min_seconds, max_calls)
     why = f"CPU time x {watts_per_core:g} W per core as given; {reason}"
-    return Energy("estimated", watts_per_core * cpu / calls, watts_per_core * cpu / wall, why, "CPU time")
+    return Energy("estimated", watts_per_core * cpu / calls, watts_per_core * cpu / wall, why)
 
 
 def pmic_watts(text: str) -> float | None:

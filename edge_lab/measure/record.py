@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -130,6 +131,15 @@ class Measurements:
         return replace(found, recorded=Recorded(origin, found.recorded.note if found.recorded else ""))
 
     @property
+    def labels(self) -> list[str]:
+        """One name for each measurement: its own, and what else it takes to tell it from the others."""
+        short = [item.name for item in self]
+        for part in (_scenario, _engine):
+            twice = {name for name, count in Counter(short).items() if count > 1}
+            short = [part(item, name) if name in twice else name for item, name in zip(self, short, strict=True)]
+        return short
+
+    @property
     def heading(self) -> str:
         """One line for the top of a table: what was measured when, or that it is a recording."""
         device = self.device.get("board") or self.device.get("cpu") or "unknown device"
@@ -138,6 +148,16 @@ class Measurements:
             origin = f"from {self.recorded.source}. Nothing was measured now."
             return f"RECORDED on {device}, {self.date[:10]}{state}; {origin}"
         return f"measured on {device}, {self.date[:10]}{state}"
+
+
+def _scenario(item: Measurement, name: str) -> str:
+    times = item.latency
+    batch = f", batch {times.batch}" if times.batch > 1 else ""
+    return f"{name} ({times.scenario}, {times.threads} thread{'s' if times.threads > 1 else ''}{batch})"
+
+
+def _engine(item: Measurement, name: str) -> str:
+    return f"{name} in {item.engine.name}"
 
 
 def now() -> str:
