@@ -9,13 +9,15 @@ PYTHON  ?= python3
 WORKERS ?= 2
 UV      ?= uv
 NAMES   ?=
+SUDO    ?= $(shell test "$$(id -u)" = 0 || echo sudo)
+NATIVE  := chromium fonts-dejavu-core g++ clang libclang-rt-dev libjpeg62-turbo-dev libpng-dev
 BIN     := .venv/bin
 STAMP   := .venv/.installed
 
 # The accelerator half of the lock: not wanted when TORCH_INDEX brings another build of PyTorch.
 TORCH_LINES := ^(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z0-9-]+)==
 
-.PHONY: help install torch-pins run lab labs test report coverage lint format lock clean distclean
+.PHONY: help install torch-pins run lab labs test native-tools report coverage lint format lock clean distclean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -58,6 +60,11 @@ test: $(STAMP) ## every test: package, labs under nbval, take-home cells, faults
 
 report: $(STAMP) ## render artifacts/report.html again from the last run
 	$(BIN)/edge-lab report artifacts --out artifacts/report.html
+
+native-tools: ## Debian or Ubuntu: what the browser tests and the C++ parts need (asks for root)
+	@command -v apt-get > /dev/null || { echo "native-tools knows apt only; the list of packages is in the Makefile"; exit 1; }
+	$(SUDO) apt-get update -q
+	$(SUDO) apt-get install -q -y --no-install-recommends $(NATIVE)
 
 coverage: $(STAMP) ## fifty architectures in every format (about an hour; goes on where it was stopped); writes docs/coverage.md
 	OMP_NUM_THREADS=1 $(BIN)/python tools/coverage.py run

@@ -293,19 +293,45 @@ def test_check_against_another_bundle_measures_ratios_and_agreement(
 def test_bench_and_compare(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before, after = tmp_path / "a.json", tmp_path / "b.json"
     assert cli.main(["bench", str(bundle), "--rounds", "8", "--json", str(before)]) == 0
-    assert "8 rounds, interleaved, CPU time of one thread" in capsys.readouterr().out
+    assert "single_stream, 1 thread: 8 samples, interleaved, CPU time" in capsys.readouterr().out
     document = json.loads(before.read_text())
-    row = document["rows"][0]
-    assert len(row["samples_ms"]) == 8
-    assert row["p50_ms"] > 0
-    assert row["peak_mb"] > row["delta_mb"]
-    row["p50_ms"] *= 1.2
+    entry = document["measurements"][0]
+    assert len(entry["wall_s"]) == len(entry["cpu_s"]) == 8
+    assert entry["memory"]["peak_mb"] > entry["memory"]["delta_mb"] > 0
+    entry["cpu_s"] = [1.2 * t for t in entry["cpu_s"]]
+    after.write_text(json.dumps(document))
+    assert cli.main(["compare", str(before), str(after)]) == 2  # the stated percentiles are not those of the samples
+    assert "its own samples give" in capsys.readouterr().err
+    entry["summary"] = {name: 1.2 * value for name, value in entry["summary"].items()}
     after.write_text(json.dumps(document))
     assert cli.main(["compare", str(before), str(after)]) == 1
     assert "+20.0 %" in capsys.readouterr().out
     assert cli.main(["compare", str(before), str(after), "--fail", "median:25%"]) == 0
     assert cli.main(["compare", str(before), str(after), "--fail", "size:0%"]) == 0
     assert cli.main(["compare", str(after), str(before)]) == 0  # faster is no regression
+    capsys.readouterr()
+    assert cli.main(["bench", "--replay", str(after)]) == 0
+    assert "RECORDED" in (shown := capsys.readouterr().out)
+    assert "Nothing was measured now" in shown
+
+
+def test_bench_refuses_a_busy_machine_if_told_to(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from edge_lab.measure import gate
+
+    busy = sys.modules["edge_lab.measure.gate"]
+    assert callable(gate)
+    monkeypatch.setattr(busy, "gate", lambda *a, **k: busy.judge(0.9, None))
+    file = tmp_path / "a.json"
+    assert cli.main(["bench", str(bundle), "--when-busy", "refuse", "--json", str(file)]) == 2
+    assert "this machine is busy" in capsys.readouterr().err
+    assert not file.exists()
+    assert cli.main(["bench", str(bundle), "--rounds", "3", "--json", str(file)]) == 0
+    assert "machine busy" in capsys.readouterr().out
+    assert json.loads(file.read_text())["gate"]["state"] == "busy"
+    assert cli.main(["compare", str(file), str(file)]) == 0
+    assert "other processes use" in capsys.readouterr().err
 
 
 def test_compare_counts_a_lost_target_and_a_lost_number(tmp_path: Path) -> None:

@@ -88,13 +88,16 @@ def test_installed_packages_are_those_of_the_lock() -> None:
     assert installed == {name: pins[name] for name in names}
 
 
-def test_published_schema_is_the_one_in_the_package() -> None:
-    published = (ROOT / "schema" / "bundle.schema.json").read_bytes()
-    assert published == (ROOT / "edge_lab" / "schema" / "bundle.schema.json").read_bytes()
+@pytest.mark.parametrize("name", ["bundle.schema.json", "measurement.schema.json"])
+def test_published_schema_is_the_one_in_the_package(name: str) -> None:
+    assert (ROOT / "schema" / name).read_bytes() == (ROOT / "edge_lab" / "schema" / name).read_bytes()
 
 
 def test_schema_version_is_that_of_versions_toml() -> None:
+    from edge_lab.measure import record
+
     assert VERSIONS["bundle"]["schema"] == edge_lab.bundle.SCHEMA_VERSION
+    assert VERSIONS["measurement"]["schema"] == record.SCHEMA_VERSION
 
 
 def _make(*arguments: str) -> str:
