@@ -236,11 +236,22 @@ def _bench_arguments(p: argparse.ArgumentParser) -> None:
 
 
 def _compare_arguments(p: argparse.ArgumentParser) -> None:
-    p.add_argument("before", type=Path, metavar="A.json", help="of `edge-lab bench --json`, or a run.json")
-    p.add_argument("after", type=Path, metavar="B.json", help="the same, later")
+    p.add_argument("before", type=Path, metavar="A.json|MODEL", help="of `edge-lab bench --json`, or a run.json")
+    p.add_argument("after", type=Path, nargs="?", metavar="B.json", help="the same, later")
     p.add_argument(
         "--fail", action="append", metavar="METRIC:PERCENT", help="limit, may be repeated (default: median:5%%)"
     )
+    peers = p.add_argument_group("one MODEL in every engine that is installed, and no B.json")
+    peers.add_argument("--engines", metavar="A,B", help="engines, rows or patterns, as openvino,'*-int8' (all)")
+    peers.add_argument("--images", metavar="FOLDER|SET", help="pictures to run (ImageNet sample, else shipped ones)")
+    peers.add_argument("--calibration", metavar="FOLDER|SET", help="pictures that int8 is calibrated with")
+    peers.add_argument("--limit", type=_count, metavar="N", help="at most N pictures, evenly spread (100)")
+    peers.add_argument("--threads", type=_counts, metavar="N,M", help="CPU threads, each count in turn (1,2)")
+    peers.add_argument("--rounds", type=_count, metavar="N", help="turns of each engine, three calls each (30)")
+    peers.add_argument("--input", type=_shape, metavar="1x3x224x224", help="input shape, if not the model's usual one")
+    peers.add_argument("--weights", help="default, imagenet, random, or a checkpoint file")
+    peers.add_argument("--json", type=Path, metavar="FILE", help="write the numbers, to compare with later ones")
+    peers.add_argument("--out", type=Path, metavar="FOLDER", help="programs and the picture go here (artifacts)")
 
 
 def _report_arguments(p: argparse.ArgumentParser) -> None:
@@ -291,7 +302,7 @@ _COMMANDS = {
         _bench_arguments,
     ),
     "compare": (
-        "compare two benches or runs, fail on a regression",
+        "compare two benches or runs, fail on a regression; or one model in every engine",
         "edge-lab compare yesterday.json today.json --fail median:5% --fail size:1%",
         _compare_arguments,
     ),

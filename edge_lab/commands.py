@@ -197,7 +197,16 @@ def bench(a: Namespace) -> int:
 
 
 def compare(a: Namespace) -> int:
-    """`edge-lab compare`."""
+    """`edge-lab compare`: two files of measurements, or one model in every engine."""
+    from edge_lab.peers.command import compare_engines, refuse_flags, refuse_one_file
+
+    if a.after is None:
+        from edge_lab.flow import image_set
+
+        refuse_one_file(a)
+        images, calibration = (image_set(name) if name else None for name in (a.images, a.calibration))
+        return compare_engines(a, images, calibration)
+    refuse_flags(a)
     from edge_lab.changes import cautions, limits
     from edge_lab.changes import compare as changes_between
     from edge_lab.report.findings import number

@@ -56,8 +56,8 @@ def compare(
     Args:
         model: a zoo name, "torchvision:NAME", "timm:NAME", "my_model.py:build", or a Model.
         engines: names of engines or rows, or patterns; None: all of them.
-        images: what to run. Default: the ImageNet sample where it is, else photos that come with the package.
-        calibrate: what int8 is calibrated with, 32 of them. Default: crops of shipped photos.
+        images: what to run. Default: the ImageNet sample where it is, else crops of shipped photos.
+        calibrate: what int8 is calibrated with, 32 of them. Default: crops of other shipped photos.
         limit: at most so many images (100).
         threads: numbers of threads, each measured with fresh processes.
         rounds: turns of each engine, of three timed calls each.
@@ -70,9 +70,10 @@ def compare(
     """
     chosen = choose(engines)
     built = create(model) if isinstance(model, str) else model
-    inputs = tried(built, images, limit)
-    with_images, source = calibration(built, calibrate)
-    made = programs(built, chosen, with_images, out=Path(out), log=log)
+    calibrated = calibration(built, calibrate)
+    inputs = tried(built, images, limit, calibrated)
+    source = f"{len(calibrated)} images of {calibrated.name}" if calibrated else "nothing"
+    made = programs(built, chosen, calibrated or (), out=Path(out), log=log)
     return compare_programs(built, made, inputs, source, threads=threads, rounds=rounds, command=command, log=log)
 
 

@@ -49,10 +49,10 @@ class Peer:
 
 _TORCH = ("the process holds all of PyTorch, which is most of its memory",)
 PEERS = (
-    Peer("executorch-fp32", "ExecuTorch XNNPACK", "executorch", "fp32", "linux-xnnpack-fp32", notes=_TORCH),
+    Peer("executorch-fp32", "ExecuTorch", "executorch", "fp32", "linux-xnnpack-fp32", notes=_TORCH),
     Peer(
         "executorch-int8",
-        "ExecuTorch XNNPACK",
+        "ExecuTorch",
         "executorch",
         "int8-static",
         "linux-xnnpack-int8",

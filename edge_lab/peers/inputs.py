@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,11 +26,19 @@ class Tried:
     name: str
 
 
-def tried(model: Model, images: ImageSet | None, limit: int | None) -> Tried:
-    """The inputs to measure on; by default those of `edge-lab run`, and 100 of them at most.
+def tried(model: Model, images: ImageSet | None, limit: int | None, apart: ImageSet | None = None) -> Tried:
+    """The inputs to measure on: `images` less those that calibrated, at most `limit` (100) of them, evenly spread.
+
+    By default the ImageNet sample where it is, else the shipped crops: of other photos than those that calibrate.
+
+    Args:
+        model: its spec says how to preprocess.
+        images: a set, or None for the default.
+        limit: how many at most.
+        apart: what int8 is calibrated with; where it is of the same set, its images are left out.
 
     Raises:
-        InputError: images for a model that takes ready tensors.
+        InputError: images for a model that takes ready tensors, or none are left.
     """
     spec = model.spec
     if spec.preprocess is None:
@@ -44,23 +51,34 @@ def tried(model: Model, images: ImageSet | None, limit: int | None) -> Tried:
         count = limit or 16
         x = np.random.default_rng(1).standard_normal((count, *spec.input.shape[1:])).astype(spec.input.dtype)
         return Tried(x, ((),) * count, "seeded noise")
-    chosen = (images or _shipped(model)).take(limit or _LIMIT)
+    chosen = _without(images or _default(model), apart).take(limit or _LIMIT)
     ready = prepare(chosen, spec)
     known = spec.task == "classify" and chosen.labels and chosen.labels == spec.labels
     return Tried(ready.x, ready.targets if known else ((),) * len(ready), chosen.name)
 
 
-def _shipped(model: Model) -> ImageSet:
-    photos = data.load("photos")
-    imagenet = model.spec.labels == photos.labels
-    if imagenet and (given("imagenet_sample.zip") or given("imagenet_sample_even.zip")):
-        return data.load("imagenet-sample")
-    return data.concat("photos and crops", photos, data.load("crops"))
+def _default(model: Model) -> ImageSet:
+    crops = data.load("crops")
+    there = given("imagenet_sample.zip") or given("imagenet_sample_even.zip")
+    return data.load("imagenet-sample") if there and model.spec.labels == crops.labels else crops
 
 
-def calibration(model: Model, images: ImageSet | None) -> tuple[ImageSet | Sequence[np.ndarray], str]:
-    """The same 32 images for everyone's int8, and their name; nothing for a model that takes no images."""
+def _without(images: ImageSet, apart: ImageSet | None) -> ImageSet:
+    if apart is None or apart.name != images.name:
+        return images
+    taken = set(apart.names)
+    left = [i for i, name in enumerate(images.names) if name not in taken]
+    if not left:
+        raise InputError(
+            f"{images.name} has {len(images)} images, and int8 is calibrated with all of them.",
+            "what calibrates must not also be measured: int8 would look better than it is.",
+            "calibrate with others (--calibration FOLDER|SET), or measure on others (--images FOLDER|SET).",
+        )
+    return images.subset(left)
+
+
+def calibration(model: Model, images: ImageSet | None) -> ImageSet | None:
+    """The same 32 images for everyone's int8; None for a model that takes no images."""
     if model.spec.preprocess is None:
-        return (), "nothing"
-    chosen = default_calibration(model.spec) if images is None else images.take(CALIBRATION_IMAGES)
-    return chosen, f"{len(chosen)} images of {chosen.name}"
+        return None
+    return default_calibration(model.spec) if images is None else images.take(CALIBRATION_IMAGES)

@@ -129,8 +129,8 @@ def cells(table: PeerTable) -> tuple[list[str], list[list[str]]]:
     threads = table.threads
     labelled = any(row.top1 is not None for row in table.rows)
     head = ["engine", "precision", "MB", "load ms"]
-    head += [f"p50 ms, {n} thread{'s' if n > 1 else ''}" for n in threads]
-    head += ["peak MB", "added MB"] + (["Top-1 %"] if labelled else []) + ["agreement %", "SQNR dB", "of peak"]
+    head += [f"ms, {n} thread{'s' if n > 1 else ''}" for n in threads]
+    head += ["peak MB", "added MB"] + (["Top-1 %"] if labelled else []) + ["agree %", "SQNR dB", "of peak"]
     return head, [_cells(row, threads, labelled) for row in table.rows]
 
 
@@ -174,7 +174,7 @@ def facts(table: PeerTable) -> list[str]:
         f"- {table.model}, weights {table.weights}, {table.flops / 1e9:.3f} GFLOP a picture; "
         f"{table.images} inputs of {table.dataset}, int8 calibrated with {table.calibration}",
         f"- {table.rounds} rounds, every engine in a process of its own, in shuffled turns; "
-        "one thread: CPU time, pinned to one core; more: wall time",
+        "ms: median; one thread: CPU time, pinned to one core; more: wall time",
         f"- {table.measured.heading}",
     ]
     return lines
