@@ -17,6 +17,7 @@ from edge_lab.bundle import Bundle
 from edge_lab.data import load as load_data
 from edge_lab.errors import DataError, InputError
 from edge_lab.flow.rows import EQUAL_DB
+from edge_lab.measure import Measurements
 from edge_lab.measure.result import RunResult
 
 HERE = Path(__file__).parent
@@ -50,6 +51,17 @@ def test_numbers_are_measured_and_add_up(result: RunResult) -> None:
     fp32, _, int8 = result.rows[1:]
     assert fp32.sqnr_db > 60 > int8.sqnr_db > 10
     assert fp32.agreement == 100.0
+
+
+def test_the_timings_are_kept_in_the_form_of_every_measurement(result: RunResult, artifacts: Path) -> None:
+    found = Measurements.load(artifacts / "flow" / "good" / "measurements.json")
+    assert [item.target for item in found] == [None, *TARGETS]
+    for row, item in zip(result.rows, found, strict=True):
+        assert item.latency.samples_ms == pytest.approx(row.samples_ms)
+        assert len(item.latency.samples_s) == len(item.latency.cpu_s)
+        assert item.quality is not None
+        assert (item.quality.agreement, item.quality.images) == (row.agreement, 6)
+        assert (item.start.load_ms if item.start else None) == row.load_ms
 
 
 def test_results_survive_a_round_trip(result: RunResult, tmp_path: Path) -> None:

@@ -19,10 +19,12 @@ from edge_lab.data import ImageSet
 from edge_lab.errors import EdgeLabError, ExportError, InputError
 from edge_lab.flow.coverage import COVERAGE_TARGETS, Cell, Coverage, coverage
 from edge_lab.flow.jobs import EAGER, Answer, Request, work
+from edge_lab.flow.kept import NAME, kept
 from edge_lab.flow.progress import Progress
 from edge_lab.flow.rows import Measured, examples, rows
 from edge_lab.flow.workers import Done, run_isolated
 from edge_lab.measure.budget import Budgets, load_budget
+from edge_lab.measure.gate import gate
 from edge_lab.measure.result import RunResult
 from edge_lab.zoo import Model
 
@@ -76,7 +78,7 @@ def run(
         calibration: what int8 is calibrated with: a set name, a folder, or arrays. Default: shipped photos.
         input_shape: (N, C, H, W), for files whose function returns a bare module.
         weights: see `edge_lab.create`.
-        out: where bundles go.
+        out: where bundles go; the model's folder there also gets measurements.json, every sample of both clocks.
         budget: a budgets.toml, or Budgets. Default: the package's defaults.
         limit: at most so many images (evenly spread).
         jobs: worker processes; default: one per core, at most 4. 0 runs everything in this process.
@@ -101,15 +103,19 @@ def run(
     show(f"{len(pictures.x)} inputs from {pictures.name}")
     with tempfile.TemporaryDirectory(prefix="edge-lab-") as folder:
         requests = _requests(built, [g.name for g in goals], pictures, calibration, Path(out), Path(folder))
-        done = _work(requests, jobs, Path(out) / built.spec.name.replace("/", "_").replace(":", "_"), show)
+        home = Path(out) / built.spec.name.replace("/", "_").replace(":", "_")
+        done = _work(requests, jobs, home, show)
         outputs = {r.target: np.load(r.outputs) for r in requests if r.outputs.exists()}
     if EAGER not in outputs:
         raise done[EAGER].error or ExportError("the model did not run in PyTorch.", "no output was written.", "run it.")
     show("timing, one thread, interleaved")
+    before = gate()
     timings = _timings(built, pictures, {t: d.value for t, d in done.items() if d.value and d.value.ran})
     measured = Measured(built, goals, done, outputs, pictures.targets, timings)
     table = rows(measured, limits)
+    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     _record(table)
+    kept(measured, table, before.worst(gate()), pictures.name, command).save(home / NAME)
     return RunResult(
         model=built.spec.name,
         weights=built.spec.weights,
@@ -119,7 +125,7 @@ def run(
         rows=table,
         machine=_facts()[0],
         versions=_facts()[1],
-        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        command=command,
         date=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         seconds=time.monotonic() - started,
         examples=examples(pictures.images, outputs, built.spec) if pictures.images else (),
