@@ -1,0 +1,66 @@
+/* The C face of edge-lab-runner: open a bundle, prepare a picture or recording, run, read the outputs.
+ *
+ * Nothing is thrown across it. A function that fails returns NULL or -1 and leaves its reason, in three lines, in
+ * edge_lab_last_error of the same thread. One model may be used by several threads: its runs take turns.
+ * Strings are UTF-8. Tensors are raw little-endian values in C order. */
+#ifndef EDGE_LAB_H
+#define EDGE_LAB_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define EDGE_LAB_ABI_VERSION 1
+#if defined(__GNUC__)
+#define EDGE_LAB_API __attribute__((visibility("default")))
+#else
+#define EDGE_LAB_API
+#endif
+
+typedef struct edge_lab_model edge_lab_model;
+
+EDGE_LAB_API int edge_lab_abi_version(void);
+
+/* The last failure in this thread, valid until the next one; "" if there was none. */
+EDGE_LAB_API const char* edge_lab_last_error(void);
+
+/* Opens a bundle folder, compares its checksums and loads its program. NULL: failed. The number of threads holds for
+ * the whole process: all models that are open at once must ask for the same. */
+EDGE_LAB_API edge_lab_model* edge_lab_open(const char* bundle, int threads);
+EDGE_LAB_API void edge_lab_close(edge_lab_model* model); /* NULL is fine */
+
+/* JSON: name, model, task, target, weights, precision, executorch, threads, softmax, top_k, labels, input and outputs
+ * (name, shape, dtype, bytes). Valid until edge_lab_close. */
+EDGE_LAB_API const char* edge_lab_info(const edge_lab_model* model);
+
+/* Turns a file (JPEG, PNG, WAV, or raw .bin) into the input; `bytes` must be the input's. 0: good. */
+EDGE_LAB_API int edge_lab_preprocess_file(const edge_lab_model* model, const char* path, void* input, size_t bytes);
+
+/* The same for 8-bit RGB pixels, height x width x 3. */
+EDGE_LAB_API int edge_lab_preprocess_pixels(const edge_lab_model* model, const uint8_t* rgb, int64_t height,
+                                            int64_t width, void* input, size_t bytes);
+
+/* Runs the model on one input and copies its `count` outputs to outputs[i], which hold bytes[i] bytes. */
+EDGE_LAB_API int edge_lab_run(edge_lab_model* model, const void* input, size_t input_bytes, void* const* outputs,
+                              const size_t* bytes, size_t count);
+
+/* Without a model. The pixels of an encoded picture, upright: call with rgb NULL for the size, then with room. */
+EDGE_LAB_API int edge_lab_decode_file(const char* path, uint8_t* rgb, size_t bytes, int64_t* height, int64_t* width);
+
+/* Pixels by a "preprocess" object as in bundle.json, to `count` float32 values. */
+EDGE_LAB_API int edge_lab_preprocess_recipe(const char* recipe_json, const uint8_t* rgb, int64_t height, int64_t width,
+                                            float* to, size_t count);
+
+/* Samples of a WAV file (16-bit mono 16 kHz), at most `count` of them; returns how many there are, or -1. */
+EDGE_LAB_API int64_t edge_lab_read_wav(const char* path, float* samples, size_t count);
+
+/* Lower-case hex SHA-256 of a file, to `hex` with room for 65 bytes. */
+EDGE_LAB_API int edge_lab_sha256_file(const char* path, char* hex);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
