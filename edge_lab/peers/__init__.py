@@ -28,7 +28,7 @@ from edge_lab.measure.roofline import bytes_moved, flops
 from edge_lab.peers.engines import PEERS, Peer, choose
 from edge_lab.peers.inputs import Tried, calibration, tried
 from edge_lab.peers.peak import Peaks, peaks
-from edge_lab.peers.programs import Program, programs
+from edge_lab.peers.prepare import Program, programs
 from edge_lab.peers.rounds import PATIENT, Limits, Seen, measure
 from edge_lab.peers.table import EQUAL_DB, PeerRow, PeerTable
 from edge_lab.zoo import Model, create
@@ -153,6 +153,7 @@ def _row(
     runs = {count: seen[i] for count, seen in found.items()}
     first = next(iter(runs.values()))
     program, peer = first.program, first.program.peer
+    quality = _quality(first, reference, inputs, model)
     p50 = {n: t.p50_ms for n, one in runs.items() if (t := one.latency(n))}
     tops = {p.threads: p.of(peer.roof) for p in limits}
     start, memory = first.start, first.memory
@@ -169,7 +170,7 @@ def _row(
         {n: work / (1e6 * ms * top) for n, ms in p50.items() if (top := tops[n])},
         memory.peak_mb if memory else None,
         memory.delta_mb if memory else None,
-        **_quality(first, reference, inputs, model),
+        **quality,
         problem=program.missing or "; ".join(problems),
         notes=tuple(notes),
     )

@@ -176,6 +176,8 @@ def choose(names: Sequence[str] | None = None) -> tuple[Peer, ...]:
     """
     if names is None:
         return PEERS
+    if not names:
+        raise InputError("--engines names no engine.", "it is empty.", "leave it out to compare all of them.")
     chosen: set[str] = set()
     for word in names:
         found = {p.name for p in PEERS if word == p.engine or fnmatch.fnmatchcase(p.name, word)}

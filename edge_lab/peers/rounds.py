@@ -17,10 +17,11 @@ from edge_lab.measure.cold import ColdStart, Memory
 from edge_lab.measure.latency import Latency
 from edge_lab.measure.pin import pinned
 from edge_lab.peers.client import Client, WorkerFailed
-from edge_lab.peers.programs import Program
+from edge_lab.peers.prepare import Program
 
 WARMUP = 5
-CALLS = 3  # timed calls of one turn, after one that brings the caches back from the other engines
+CALLS = 3  # timed calls of one turn
+READY_S = 0.01  # and before them calls for this long, at least one: they bring the caches back from the other engines
 _PAUSE_S = 0.01  # between turns: until threads of the last engine that wait in a loop have gone to sleep
 
 
@@ -132,7 +133,7 @@ def _load(client: Client, one: Seen, threads: int, folder: Path, limits: Limits)
 
 
 def _turn(client: Client, one: Seen, limits: Limits) -> None:
-    found = client.ask(limits.call * (CALLS + 1), do="run", count=CALLS)
+    found = client.ask(limits.call * (CALLS + 1), do="run", count=CALLS, ready_s=READY_S)
     one.wall += found["wall_s"]
     one.cpu += found["cpu_s"]
 

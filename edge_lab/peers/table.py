@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from edge_lab.measure.record import Measurements
 from edge_lab.peers.engines import Peer
 from edge_lab.peers.peak import Peaks
+from edge_lab.report.text import aligned
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -110,12 +111,7 @@ class PeerTable:
 
     def __str__(self) -> str:
         head, rows = cells(self)
-        widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
-        aligned = [
-            "  ".join(c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
-            for row in (head, ["─" * w for w in widths], *rows)
-        ]
-        return "\n".join([*(line.rstrip() for line in aligned), "", *facts(self)])
+        return "\n".join([*aligned([head, *rows], left=2), "", *facts(self)])
 
     def plot(self) -> Figure:
         """The roofline: this CPU's measured limits as lines, every engine as a point below them."""

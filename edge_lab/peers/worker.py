@@ -7,7 +7,7 @@ It needs numpy and the engine, nothing of edge_lab, so it runs in any environmen
 
     load     program, threads, options     loads the engine, then the program: versions, milliseconds, memory
     first    input (.npy of one input)     runs it once, then `warmup` times more: milliseconds, memory
-    run      count                         wall and CPU seconds of each of `count` calls on that input
+    run      count, ready_s                runs it for `ready_s` seconds, then `count` times: the seconds of each
     outputs  inputs (.npy), file (.npy)    runs every input, writes the first output of each: how many
     quit
 
@@ -241,8 +241,11 @@ class Worker:
         return {"first_ms": _ms(begin, done), "peak_mb": memory("VmHWM"), "shape": shape}
 
     def samples(self, order: dict[str, Any]) -> dict[str, Any]:
-        """Wall and CPU seconds of each call; one call before the first brings the caches back from other engines."""
+        """Wall and CPU seconds of each call; what runs before them brings the caches back from the other engines."""
+        ready = time.perf_counter() + order["ready_s"]
         self.call(self.x)
+        while time.perf_counter() < ready:
+            self.call(self.x)
         pairs = []
         for _ in range(order["count"]):
             begin = _clocks()

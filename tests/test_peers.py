@@ -1,0 +1,454 @@
+"""The table of peers: real engines on a small net, and engines that crash, hang, lie and chatter."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from nets import SHAPE, Good
+
+import edge_lab
+from edge_lab import cli, data
+from edge_lab.errors import InputError
+from edge_lab.measure import Measurements
+from edge_lab.peers import Peaks, PeerTable, choose, compare, compare_programs
+from edge_lab.peers.client import CONVERTER, WORKER, WorkerFailed
+from edge_lab.peers.engines import PEERS, Peer, unsupported
+from edge_lab.peers.inputs import Tried, calibration, tried
+from edge_lab.peers.places import interpreter
+from edge_lab.peers.prepare import Program, programs
+from edge_lab.peers.rounds import CALLS, Limits
+from edge_lab.spec import Preprocess
+from edge_lab.zoo import Model, from_module
+
+FAKES = """
+import os, signal, sys, time
+import numpy as np
+
+def engine(run):
+    def start():
+        def load(program, threads, options):
+            return lambda x: run(x, program, threads)
+        return load, "1.0"
+    return start
+
+def answer(x):
+    return np.full((1, 10), x.mean(), np.float32)
+
+@engine
+def good(x, program, threads):
+    return answer(x)
+
+@engine
+def diary(x, program, threads):
+    with open(program, "a") as file:
+        print(os.getpid(), threads, file=file)
+    time.sleep(0.011)  # longer than a turn's calls before the timed ones
+    return answer(x)
+
+@engine
+def chatty(x, program, threads):
+    os.write(1, b'{"ok": true, "wall_s": [0.0]}\\n')
+    print("loading took 3 s")
+    return answer(x)
+
+@engine
+def crash(x, program, threads, calls=[]):
+    calls.append(0)
+    if len(calls) > 7:
+        print("the pool is gone", file=sys.stderr, flush=True)
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return answer(x)
+
+@engine
+def leave(x, program, threads):
+    print("licence not found", file=sys.stderr, flush=True)
+    os._exit(7)
+
+@engine
+def hang(x, program, threads):
+    time.sleep(3600)
+
+@engine
+def wrong(x, program, threads):
+    return np.zeros((1, 3), np.float32)
+
+@engine
+def nan(x, program, threads):
+    return answer(x) * np.nan
+
+@engine
+def refuse(x, program, threads):
+    raise ValueError("no kernel for\\nGatherElements")
+"""
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    import torch
+
+    torch.manual_seed(0)
+    preprocess = Preprocess(resize=32, crop=(32, 32), mean=(0.5,) * 3, std=(0.25,) * 3)
+    return from_module(Good(), SHAPE, name="good", preprocess=preprocess)
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("artifacts")
+
+
+@pytest.fixture(scope="module")
+def table(model: Model, out: Path) -> PeerTable:
+    """Every engine of this environment but AOTInductor, which compiles for half a minute."""
+    names = ["executorch-fp32", "onnxruntime-*", "torchscript", "eager"]
+    return compare(model, engines=names, limit=12, threads=(1,), rounds=4, out=out, command="a test")
+
+
+def fakes(model: Model, tmp_path: Path, names: Sequence[str], program: Path | None = None, **options: Any) -> PeerTable:
+    """The table of these engines of FAKES."""
+    extra = tmp_path / "fakes.py"
+    extra.write_text(FAKES, encoding="utf-8")
+    file = program or extra
+    made = [
+        Program(Peer(f"{name}-fp32", name, name, "fp32", ""), file, Path(sys.executable), 10, "onnx") for name in names
+    ]
+    inputs = Tried(np.ones((3, *SHAPE[1:]), np.float32), ((),) * 3, "ones")
+    settings: dict[str, Any] = {"threads": (1,), "rounds": 2, "command": "a test"} | options
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("edge_lab.peers.peaks", lambda threads: Peaks(threads, 100.0, None, 400.0, 20.0))
+        return compare_programs(model, made, inputs, "nothing", extra=[extra], **settings)
+
+
+def test_every_engine_of_this_environment_is_in_one_table(table: PeerTable) -> None:
+    assert [row.name for row in table.rows] == [
+        "executorch-fp32",
+        "onnxruntime-fp32",
+        "onnxruntime-int8",
+        "torchscript-fp32",
+        "eager-fp32",
+    ]
+    for row in table.rows:
+        assert row.problem == "", row
+        assert None not in (row.version or None, row.size_mb, row.load_ms, row.peak_mb, row.added_mb), row
+        assert row.p50_ms[1] > 0
+        assert 0 < row.share[1] < 1.2
+        assert row.images == 12
+        assert row.sqnr_db is not None
+        if row.precision == "fp32":
+            assert row.agreement == 100, row
+            assert row.sqnr_db > 80, row
+        else:
+            assert 10 < row.sqnr_db < 60, row
+    assert table.rows[-1].sqnr_db == 200, "the same kernels on the same graph"
+
+
+def test_int8_is_held_against_the_int8_peak(table: PeerTable) -> None:
+    by_name = {row.name: row for row in table.rows}
+    peaks = table.peaks[0]
+    assert peaks.int8 not in (None, peaks.fp32)
+    row = by_name["onnxruntime-int8"]
+    assert row.share[1] == pytest.approx(table.flops / (1e6 * row.p50_ms[1]) / peaks.int8)
+    assert table.intensity(row) == pytest.approx(4 * table.intensity(by_name["onnxruntime-fp32"]))
+
+
+def test_the_table_is_a_file_of_measurements(table: PeerTable, tmp_path: Path, capsys: Any) -> None:
+    path = tmp_path / "peers.json"
+    table.measured.save(path)
+    found = Measurements.load(path)
+    assert [item.name for item in found] == [f"good/{row.name}" for row in table.rows]
+    assert {item.engine.name for item in found} == {"executorch", "onnxruntime", "torchscript", "eager"}
+    for item in found:
+        assert len(item.latency.times) == 4 * CALLS
+        assert item.latency.clock == "cpu"
+        assert None not in (item.memory, item.start, item.quality)
+    assert cli.main(["compare", str(path), str(path), "--fail", "median:5%"]) == 0
+    slower = json.loads(path.read_text())
+    for times in ("wall_s", "cpu_s"):
+        slower["measurements"][0][times] = [1.2 * t for t in slower["measurements"][0][times]]
+    summary = slower["measurements"][0]["summary"]
+    slower["measurements"][0]["summary"] = {name: 1.2 * value for name, value in summary.items()}
+    (tmp_path / "slower.json").write_text(json.dumps(slower))
+    capsys.readouterr()
+    assert cli.main(["compare", str(path), str(tmp_path / "slower.json"), "--fail", "median:5%"]) == 1
+    assert "1 of 5 worse than allowed" in capsys.readouterr().out
+
+
+def test_text_markdown_and_picture(table: PeerTable, tmp_path: Path) -> None:
+    text, page = str(table), table.markdown()
+    for row in table.rows:
+        assert row.peer.label in text
+        assert row.peer.label in page
+    lines = [line for line in page.splitlines() if line.startswith("|")]
+    assert len(lines) == 2 + len(table.rows)
+    assert len({line.count("|") for line in lines}) == 1
+    table.plot().savefig(tmp_path / "roofline.png")
+    assert (tmp_path / "roofline.png").stat().st_size > 10_000
+
+
+def test_programs_are_made_once(model: Model, out: Path, table: PeerTable) -> None:
+    said: list[str] = []
+    images = calibration(model, None)
+    assert images is not None
+    made = programs(model, choose(["onnxruntime"]), images, out=out, log=said.append)
+    assert said == ["linux-onnx-fp32: as it was", "linux-onnx-int8: as it was"]
+    assert all(p.path is not None and p.path.is_file() for p in made)
+
+
+def test_turns_are_interleaved_and_shuffled(model: Model, tmp_path: Path) -> None:
+    log = tmp_path / "diary.txt"
+    rounds = 5
+    made = fakes(model, tmp_path, ["diary"] * 3, log, rounds=rounds, threads=(1, 2))
+    lines = [tuple(map(int, line.split())) for line in log.read_text().splitlines()]
+    for threads in (1, 2):
+        calls = [pid for pid, count in lines if count == threads]
+        workers = sorted(set(calls))
+        assert len(workers) == 3, "each engine has a process of its own"
+        turn = 1 + CALLS
+        of_rounds = calls[len(calls) - 3 * 3 - 3 * rounds * turn :] if threads == 1 else calls[-3 * rounds * turn :]
+        of_rounds = of_rounds[: 3 * rounds * turn]  # on one thread, the answers to all inputs follow
+        turns = [of_rounds[i : i + turn] for i in range(0, len(of_rounds), turn)]
+        assert all(len(set(calls)) == 1 for calls in turns), "a turn belongs to one engine"
+        order = [calls[0] for calls in turns]
+        each_round = [tuple(order[i : i + 3]) for i in range(0, len(order), 3)]
+        assert len(each_round) == rounds
+        assert all(sorted(one) == workers for one in each_round), "everyone has one turn a round"
+        assert len(set(each_round)) > 1, "not always in the same order"
+    assert all(set(row.p50_ms) == {1, 2} for row in made.rows)
+
+
+def test_engines_that_fail_are_rows_and_the_rest_comes_out(model: Model, tmp_path: Path) -> None:
+    names = ["good", "crash", "leave", "hang", "wrong", "nan", "refuse", "chatty"]
+    made = fakes(model, tmp_path, names, limits=Limits(load=60, call=0.4))
+    rows = {row.engine: row for row in made.rows}
+    assert [rows[name].problem for name in ("good", "chatty", "nan")] == ["", "", ""]
+    assert [rows[name].images for name in ("good", "chatty")] == [3, 3]
+    assert rows["crash"].problem == "was ended by SIGSEGV during 'run': the pool is gone"
+    assert rows["leave"].problem == "ended with exit code 7 during 'first': licence not found"
+    assert rows["hang"].problem.startswith("gave no answer to 'first'")
+    assert rows["refuse"].problem == "ValueError: no kernel for GatherElements"
+    assert "(3, 3), not (3, 10)" in rows["wrong"].problem
+    assert (rows["nan"].agreement, rows["nan"].sqnr_db) == (0, -200)
+    for name in ("leave", "hang", "refuse"):
+        assert not rows[name].p50_ms
+        assert rows[name].agreement is None
+    made.measured.save(tmp_path / "peers.json")  # JSON knows no NaN
+    kept = [item.engine.name for item in Measurements.load(tmp_path / "peers.json")]
+    assert kept == [name for name in names if name not in ("leave", "hang", "refuse", "crash")]
+    for name in ("crash", "leave", "hang", "wrong", "refuse"):
+        assert f"- {name}-fp32: {rows[name].problem}." in str(made)
+    assert not [p for p in psutil.Process().children(recursive=True) if str(WORKER) in p.cmdline()]
+
+
+def test_no_engine_at_all_is_a_table_too(model: Model, tmp_path: Path) -> None:
+    made = fakes(model, tmp_path, ["refuse"])
+    assert made.fastest() is None
+    assert "no kernel" in str(made)
+    made.plot()
+
+
+def test_a_worker_that_was_never_told_to_load_says_so() -> None:
+    from edge_lab.peers.client import Client
+
+    with Client(Path(sys.executable), "onnxruntime") as client:
+        with pytest.raises(WorkerFailed, match="nothing is loaded"):
+            client.ask(60, do="run", count=1, ready_s=0)
+        with pytest.raises(WorkerFailed, match="KeyError"):
+            client.ask(60, do="dance")
+
+
+def test_a_missing_environment_is_a_row(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGE_LAB_PEERS", str(tmp_path))
+    made = programs(model, choose(["openvino", "litert", "mnn"]), (), out=tmp_path, log=lambda _: None)
+    for one in made:
+        assert one.missing == f"not installed: python tools/peers.py env {one.peer.environment}"
+    inputs = Tried(np.ones((3, *SHAPE[1:]), np.float32), ((),) * 3, "ones")
+    found = compare_programs(model, made, inputs, "nothing", threads=(1,), rounds=1)
+    assert "openvino-int8: not installed: python tools/peers.py env peers." in str(found)
+    assert list(found.measured) == []
+
+
+def test_converted_programs_are_kept_by_content(
+    model: Model, out: Path, table: PeerTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orders: list[dict[str, Any]] = []
+
+    def fake(python: Path, order: dict[str, Any], timeout: float) -> None:
+        orders.append(order)
+        if order["do"] == "mnn":
+            raise WorkerFailed("converting failed: Unsupported op")
+        calibrated = np.load(order["calibration"]).shape if "calibration" in order else None
+        Path(order["into"], "model.xml").write_text(str(calibrated))
+
+    monkeypatch.setattr("edge_lab.peers.prepare.convert", fake)
+    monkeypatch.setattr("edge_lab.peers.prepare.interpreter", lambda _: Path(sys.executable))
+    monkeypatch.setattr("edge_lab.peers.prepare.unsupported", lambda _: "")
+    images = calibration(model, None)
+    assert images is not None
+    peers = choose(["openvino", "mnn-fp32"])
+
+    def made() -> dict[str, Program]:
+        return {p.peer.name: p for p in programs(model, peers, images, out=out, log=lambda _: None)}
+
+    first = made()
+    assert first["openvino-fp32"].path == first["openvino-bf16"].path, "one file, told to compute in bfloat16"
+    int8 = first["openvino-int8"].path
+    assert int8 is not None
+    assert int8.read_text() == "(32, 3, 32, 32)"
+    assert [p.name for p in int8.parent.iterdir()] == ["model.xml"]
+    assert first["mnn-fp32"].missing == "converting failed: Unsupported op"
+    count = len(orders)
+    assert made()["openvino-int8"].path == int8
+    assert [order["do"] for order in orders[count:]] == ["mnn"], "what failed is tried again, what is there is not"
+    images = images.take(8)
+    assert made()["openvino-int8"].path != int8, "other calibration, other program"
+
+
+def test_ctrl_c_ends_every_worker(tmp_path: Path) -> None:
+    extra = tmp_path / "fakes.py"
+    extra.write_text(FAKES, encoding="utf-8")
+    code = f"""
+from pathlib import Path
+import sys
+from edge_lab.peers.engines import Peer
+from edge_lab.peers.prepare import Program
+from edge_lab.peers.rounds import measure
+import numpy as np
+np.save({str(tmp_path / "one.npy")!r}, np.ones((1, 3), np.float32))
+peer = lambda name: Program(Peer(name, name, name, "fp32", ""), Path("x"), Path(sys.executable))
+measure([peer("good"), peer("hang")], 1, 1, folder=Path({str(tmp_path)!r}), outputs=False, extra=[Path({str(extra)!r})])
+"""
+    started = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    mother = psutil.Process(started.pid)
+    end = time.monotonic() + 60
+    while len(workers := [p for p in mother.children(recursive=True) if p.is_running()]) < 2:
+        assert time.monotonic() < end, "the workers did not start"
+        assert started.poll() is None
+        time.sleep(0.05)
+    os.kill(started.pid, signal.SIGINT)
+    assert started.wait(30) != 0
+    _, alive = psutil.wait_procs(workers, timeout=10)
+    assert alive == []
+
+
+def test_workers_need_nothing_of_edge_lab() -> None:
+    for script in (WORKER, CONVERTER):
+        tree = ast.parse(script.read_text(encoding="utf-8"))
+        names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+        names |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        assert not [name for name in names if name.startswith("edge_lab")]
+        top = {alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names}
+        assert not top & {"torch", "openvino", "onnxruntime", "executorch"}
+
+
+def test_what_calibrates_is_not_measured() -> None:
+    digits = edge_lab.from_module(
+        Good(), SHAPE, name="d", preprocess=Preprocess(resize=32, crop=(32, 32), mean=(0.5,) * 3, std=(0.25,) * 3)
+    )
+    images = data.load("digits").take(60)
+    used = calibration(digits, images)
+    assert used is not None
+    assert len(used) == 32
+    assert len(tried(digits, images, None, used).x) == 28
+    with pytest.raises(InputError, match="calibrated with all of them"):
+        tried(digits, used, None, used)
+    default = calibration(digits, None)
+    assert default is not None
+    assert (default.name, tried(digits, None, 5, default).name) == ("calibration", "crops")
+
+
+def test_a_model_without_pictures_has_no_int8(tmp_path: Path) -> None:
+    plain = edge_lab.from_module(Good(), SHAPE, name="plain", task="tensor")
+    assert calibration(plain, None) is None
+    assert len(tried(plain, None, 4).x) == 4
+    with pytest.raises(InputError, match="ready tensor"):
+        tried(plain, data.load("digits"), 4)
+    made = programs(plain, choose(["onnxruntime-int8"]), (), out=tmp_path, log=lambda _: None)
+    assert "nothing calibrates int8" in made[0].missing
+
+
+def test_names_of_engines() -> None:
+    assert choose(None) == PEERS
+    assert [p.name for p in choose(["openvino-int8"])] == ["openvino-int8"]
+    assert [p.name for p in choose(["aoti"])] == [p.name for p in choose(["inductor"])] == ["inductor-fp32"]
+    assert {p.engine for p in choose(["*-int8"])} == {"executorch", "onnxruntime", "openvino", "litert"}
+    assert len({p.name for p in PEERS}) == len(PEERS)
+    with pytest.raises(InputError, match="openvino"):
+        choose(["opnvino"])
+
+
+def test_bfloat16_is_asked_of_the_cpu(tmp_path: Path) -> None:
+    (bf16,) = choose(["openvino-bf16"])
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("flags\t\t: fpu avx2 avx512_bf16\n")
+    assert unsupported(bf16, cpuinfo) == ""
+    cpuinfo.write_text("flags\t\t: fpu avx2\n")
+    assert unsupported(bf16, cpuinfo) == "this CPU has no bfloat16 arithmetic"
+    assert unsupported(bf16, tmp_path / "none") != ""
+    assert unsupported(choose(["openvino-int8"])[0], cpuinfo) == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["a.json"], "two are compared"),
+        (["tinynet", "--fail", "median:5%"], "--fail does not go with a model"),
+        (["a.json", "b.json", "--limit", "3", "--engines", "mnn"], "--engines, --limit does not go with two files"),
+        (["tinynet", "--engines", "tensorrt"], "no engine 'tensorrt'"),
+        (["tinynet", "--engines", ""], "names no engine"),
+        (["tinyent"], "no model called"),
+        (["tinynet", "--threads", "0"], "--threads"),
+        (["tinynet", "--images", "nowhere/"], "nowhere"),
+    ],
+)
+def test_wrong_usage(words: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["compare", *words]) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert "fix:" in error
+
+
+def test_the_command_prints_the_table(out: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = ["compare", "tinynet", "--engines", "onnxruntime-fp32,mnn-none*,onnxruntime-fp32"]
+    assert cli.main([*words, "--out", str(out)]) == 2
+    words[3] = "onnxruntime-fp32"
+    words += [
+        "--limit",
+        "4",
+        "--threads",
+        "1,2",
+        "--rounds",
+        "2",
+        "--json",
+        str(tmp_path / "a.json"),
+        "--out",
+        str(out),
+    ]
+    assert cli.main(words) == 0
+    text = capsys.readouterr().out
+    assert "ONNX Runtime" in text
+    assert "ms, 2 threads" in text
+    assert (out / "tinynet" / "peers" / "roofline.png").is_file()
+    assert [item.latency.threads for item in Measurements.load(tmp_path / "a.json")] == [1, 2]
+
+
+@pytest.mark.slow
+def test_the_engines_of_the_other_environments(model: Model, out: Path, table: PeerTable) -> None:
+    """Each of them loads what its converter makes of our bundle, and answers as PyTorch does."""
+    if interpreter("peers") is None:
+        pytest.skip("no .venv-peers here (python tools/peers.py env peers)")
+    found = compare(model, engines=["openvino-int8", "ncnn", "mnn-fp32"], limit=12, threads=(1,), rounds=2, out=out)
+    for row in found.rows:
+        assert row.problem == "", row
+        assert row.sqnr_db is not None
+        assert row.sqnr_db > (45 if row.precision == "fp32" else 10), row
