@@ -148,7 +148,7 @@ std::string table_of(const std::vector<Measurement>& all, const Bundle& bundle, 
       text += line;
     }
   }
-  if (!all.empty() && !all[0].joules.joules) text += "  energy: not available: " + all[0].joules.reason + "\n";
+  if (!all.back().joules.joules) text += "  energy: not available: " + all.back().joules.reason + "\n";
   return text;
 }
 

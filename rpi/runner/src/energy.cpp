@@ -6,7 +6,6 @@
 #include <cstdlib>
 #include <map>
 #include <memory>
-#include <regex>
 #include <sstream>
 #include <thread>
 #include <vector>
@@ -94,15 +93,17 @@ Energy pi(const std::function<void()>& call, double first) {
 
 }  // namespace
 
+// A line of it: "   VDD_CORE_V volt(15)=0.72276440V" or "   VDD_CORE_A current(7)=0.45100000A".
 std::optional<double> pmic_watts(const std::string& text) {
-  static const std::regex kLine(R"(^\s*(\w+)_([AV])\s+\w+\(\d+\)=([\d.]+)[AV]\s*$)");
   std::map<std::string, double> volts, amperes;
   std::istringstream lines(text);
   for (std::string line; std::getline(lines, line);) {
-    std::smatch part;
-    if (line.size() < 200 && std::regex_match(line, part, kLine)) {
-      (part[2] == "V" ? volts : amperes)[part[1]] = std::strtod(part[3].str().c_str(), nullptr);
-    }
+    char rail[64], unit = 0, rest = 0;
+    double value = 0;
+    if (std::sscanf(line.c_str(), " %63s %*[a-z](%*d)=%lf%c %c", rail, &value, &unit, &rest) != 3) continue;
+    const std::string name = rail;
+    if (name.size() < 3 || name.substr(name.size() - 2) != std::string("_") + unit) continue;
+    if (unit == 'V' || unit == 'A') (unit == 'V' ? volts : amperes)[name.substr(0, name.size() - 2)] = value;
   }
   std::optional<double> watts;
   for (const auto& [rail, current] : amperes) {

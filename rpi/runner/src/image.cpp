@@ -51,7 +51,7 @@ int exif_orientation(const uint8_t* data, size_t bytes) {
     if (at + 12 > bytes) return 0;
     if (tiff.number(at, 2) != kOrientation) continue;
     const uint32_t type = tiff.number(at + 2, 2);
-    const int width = type == 1 ? 1 : type == 3 ? 2 : type == 4 ? 4 : 0;
+    const int width = type == 3 ? 2 : type == 4 ? 4 : 0;  // others are no number to Pillow
     if (width == 0 || tiff.number(at + 4, 4) != 1) return 1;
     const uint32_t value = tiff.number(at + 8, width);
     return value >= 1 && value <= 8 ? static_cast<int>(value) : 1;

@@ -118,6 +118,7 @@ Decoded decode_jpeg(const std::vector<uint8_t>& bytes, const std::string& name, 
   }
   check_pixels(d.info.image_width, d.info.image_height, most_pixels, name);
   Decoded found;
+  found.orientation = orientation_of(d);  // now: the markers go when decoding ends
   found.image.width = static_cast<int>(d.info.image_width);
   found.image.height = static_cast<int>(d.info.image_height);
   found.image.rgb.resize(3 * size_t{d.info.image_width} * d.info.image_height);
@@ -125,7 +126,6 @@ Decoded decode_jpeg(const std::vector<uint8_t>& bytes, const std::string& name, 
   if (!read_rows(d, found.image.rgb.data(), row.data())) {
     bad_image(name, d.cut_off ? "the JPEG is cut off" : std::string("JPEG: ") + d.message);
   }
-  found.orientation = orientation_of(d);
   return found;
 }
 

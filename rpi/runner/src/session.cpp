@@ -2,6 +2,7 @@
 
 #include <executorch/extension/module/module.h>
 #include <executorch/extension/tensor/tensor.h>
+#include <executorch/runtime/platform/platform.h>
 
 #include <mutex>
 
@@ -14,6 +15,16 @@ namespace {
 namespace et = executorch::runtime;
 using executorch::aten::ScalarType;
 using executorch::extension::Module;
+
+// What the engine last complained about: it says more than its error code. Its progress messages are dropped.
+thread_local std::string last_log;  // NOLINT
+
+void keep_complaint(et_timestamp_t, et_pal_log_level_t level, const char*, const char*, size_t, const char* message,
+                    size_t length) {
+  if (level == kError || level == kFatal) last_log.assign(message, length);
+}
+
+[[maybe_unused]] const bool quiet = et::register_pal(et::PalImpl::create(keep_complaint, "edge-lab-runner"));
 
 std::mutex pool_mutex;
 int pool_users = 0, pool_threads = 0;
@@ -62,7 +73,10 @@ ScalarType scalar_of(DType dtype) {
 }
 
 void expect_ok(const Bundle& bundle, et::Error error, const char* step) {
-  if (error != et::Error::Ok) refuse(bundle, std::string(step) + " failed: " + et::to_string(error));
+  if (error == et::Error::Ok) return;
+  const std::string detail = last_log.empty() ? "" : " (" + last_log + ")";
+  last_log.clear();
+  refuse(bundle, std::string(step) + " failed: " + et::to_string(error) + detail);
 }
 
 void expect_tensor(const Bundle& bundle, const et::Result<et::TensorInfo>& found, const TensorSpec& spec) {

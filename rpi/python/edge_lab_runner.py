@@ -1,0 +1,198 @@
+"""Run a bundle without PyTorch: a client of libedge_lab that needs NumPy alone.
+
+    with Model("artifacts/efficientnet_lite0/xnnpack-int8") as model:
+        for answer in model("cat.jpg"):
+            print(f"{answer.score:.1%} {answer.label}")
+
+The library is looked for in $EDGE_LAB_LIBRARY, then beside this file in lib/, then in rpi/runner/build.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+ABI_VERSION = 1
+_HERE = Path(__file__).resolve().parent
+
+
+class RunnerError(Exception):
+    """What the library refused, in three lines: what happened, why, what to do."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One answer of a classifier: class index, label, and probability (or raw score without softmax)."""
+
+    index: int
+    label: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """Name, fixed shape and dtype of an input or output."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+class Model:
+    """An open bundle.
+
+    Args:
+        bundle: its folder.
+        threads: CPU threads; all models that are open in one process must ask for the same number.
+        library: path of libedge_lab.so; default: see the module.
+
+    Raises:
+        RunnerError: the library is missing or another version, or the bundle is missing, damaged or for another engine.
+    """
+
+    def __init__(self, bundle: Path | str, *, threads: int = 1, library: Path | str | None = None) -> None:
+        self._model: int | None = None
+        self._lib = load_library(library)
+        self._model = self._lib.edge_lab_open(os.fsencode(bundle), threads)
+        if not self._model:
+            raise _error(self._lib)
+        self.info: dict[str, object] = json.loads(self._lib.edge_lab_info(self._model))
+        self.labels: tuple[str, ...] = tuple(self.info["labels"])  # type: ignore[arg-type]
+        self.input = _tensor(self.info["input"])
+        self.outputs = tuple(_tensor(one) for one in self.info["outputs"])  # type: ignore[attr-defined]
+
+    def preprocess(self, source: Path | str | np.ndarray) -> np.ndarray:
+        """The input tensor of a file (JPEG, PNG, WAV, raw .bin), or of uint8 RGB pixels (height, width, 3)."""
+        x = np.empty(self.input.shape, self.input.dtype)
+        if isinstance(source, np.ndarray):
+            pixels = _pixels(source)
+            height, width = pixels.shape[:2]
+            code = self._lib.edge_lab_preprocess_pixels(
+                self._open, pixels.ctypes.data, height, width, x.ctypes.data, x.nbytes
+            )
+        else:
+            code = self._lib.edge_lab_preprocess_file(self._open, os.fsencode(source), x.ctypes.data, x.nbytes)
+        if code != 0:
+            raise _error(self._lib)
+        return x
+
+    def run(self, x: np.ndarray) -> tuple[np.ndarray, ...]:
+        """All outputs for one input tensor; its shape and dtype must be `self.input`'s."""
+        if x.shape != self.input.shape or x.dtype != np.dtype(self.input.dtype):
+            raise RunnerError(
+                f"the input is {x.dtype} {x.shape}, the model takes {self.input.dtype} {self.input.shape}.\n"
+                "  why: the engine reads raw memory.\n  fix: make it with preprocess()."
+            )
+        x = np.ascontiguousarray(x)
+        arrays = tuple(np.empty(one.shape, one.dtype) for one in self.outputs)
+        places = (ctypes.c_void_p * len(arrays))(*(a.ctypes.data for a in arrays))
+        sizes = (ctypes.c_size_t * len(arrays))(*(a.nbytes for a in arrays))
+        if self._lib.edge_lab_run(self._open, x.ctypes.data, x.nbytes, places, sizes, len(arrays)) != 0:
+            raise _error(self._lib)
+        return arrays
+
+    def predict(self, source: Path | str | np.ndarray) -> list[Prediction]:
+        """The best answers for a file or for pixels, best first."""
+        scores = self.run(self.preprocess(source))[0].astype(np.float64).reshape(-1)
+        if self.info["softmax"]:
+            scores = np.exp(scores - scores.max())
+            scores = scores / scores.sum()
+        best = np.argsort(-scores, kind="stable")[: int(self.info["top_k"])]  # type: ignore[call-overload]
+        return [Prediction(int(i), self.labels[i] if self.labels else str(i), float(scores[i])) for i in best]
+
+    __call__ = predict
+
+    def close(self) -> None:
+        """Free the model; it can't be used afterwards."""
+        if self._model:
+            self._lib.edge_lab_close(self._model)
+        self._model = None
+
+    @property
+    def _open(self) -> int:
+        if not self._model:
+            raise RunnerError("this model is closed.\n  why: close() was called.\n  fix: open the bundle again.")
+        return self._model
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_model", None):
+            self.close()
+
+
+def load_library(path: Path | str | None = None) -> ctypes.CDLL:
+    """Open libedge_lab and say what its functions take; see rpi/runner/include/edge_lab.h."""
+    wanted = path or os.environ.get("EDGE_LAB_LIBRARY")
+    places = [Path(wanted)] if wanted else [_HERE / "lib/libedge_lab.so", _HERE.parent / "runner/build/libedge_lab.so"]
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        raise RunnerError(
+            f"libedge_lab.so was not found at {' or '.join(map(str, places))}.\n  why: it is not built yet.\n"
+            "  fix: make runner, or set EDGE_LAB_LIBRARY to its path."
+        )
+    lib = ctypes.CDLL(str(found))
+    if lib.edge_lab_abi_version() != ABI_VERSION:
+        raise RunnerError(
+            f"{found} has interface version {lib.edge_lab_abi_version()}, this client has {ABI_VERSION}.\n"
+            "  why: they come from different versions.\n  fix: build the library again: make runner."
+        )
+    pointer, size, text = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p
+    number, whole = ctypes.c_int64, ctypes.c_int
+    sizes = ctypes.POINTER(number)
+    for name, result, arguments in (
+        ("last_error", text, ()),
+        ("open", pointer, (text, whole)),
+        ("close", None, (pointer,)),
+        ("info", text, (pointer,)),
+        ("preprocess_file", whole, (pointer, text, pointer, size)),
+        ("preprocess_pixels", whole, (pointer, pointer, number, number, pointer, size)),
+        ("run", whole, (pointer, pointer, size, ctypes.POINTER(pointer), ctypes.POINTER(size), size)),
+        ("decode_file", whole, (text, pointer, size, sizes, sizes)),
+        ("preprocess_recipe", whole, (text, pointer, number, number, pointer, size)),
+        ("read_wav", number, (text, pointer, size)),
+        ("sha256_file", whole, (text, text)),
+    ):
+        function = getattr(lib, f"edge_lab_{name}")
+        function.restype, function.argtypes = result, arguments
+    return lib
+
+
+def decode(path: Path | str, library: Path | str | None = None) -> np.ndarray:
+    """The upright RGB pixels of a JPEG or PNG file, uint8 (height, width, 3)."""
+    lib = load_library(library)
+    height, width = ctypes.c_int64(), ctypes.c_int64()
+    if lib.edge_lab_decode_file(os.fsencode(path), None, 0, height, width) != 0:
+        raise _error(lib)
+    rgb = np.empty((height.value, width.value, 3), np.uint8)
+    if lib.edge_lab_decode_file(os.fsencode(path), rgb.ctypes.data, rgb.nbytes, height, width) != 0:
+        raise _error(lib)
+    return rgb
+
+
+def _pixels(array: np.ndarray) -> np.ndarray:
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
+        raise RunnerError(
+            f"the image array is {array.dtype} {array.shape}.\n  why: an image is uint8 (height, width, 3).\n"
+            "  fix: pass the pixels as they are, or a path."
+        )
+    return np.ascontiguousarray(array)
+
+
+def _tensor(one: object) -> Tensor:
+    assert isinstance(one, dict)
+    return Tensor(one["name"], tuple(one["shape"]), one["dtype"])
+
+
+def _error(lib: ctypes.CDLL) -> RunnerError:
+    return RunnerError(lib.edge_lab_last_error().decode("utf-8", "replace"))
