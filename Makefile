@@ -74,7 +74,7 @@ lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/mypy --allow-untyped-calls tools labs/conftest.py
+	$(BIN)/mypy --allow-untyped-calls tools benchmarks labs/conftest.py
 
 format: $(STAMP) ## let ruff fix what it can
 	$(BIN)/ruff check --fix .

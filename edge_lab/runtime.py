@@ -23,6 +23,7 @@ from edge_lab.quiet import quiet
 from edge_lab.spec import ModelSpec
 
 if TYPE_CHECKING:
+    from edge_lab.export.pte_file import PteReport
     from edge_lab.zoo import Model
 
 Outputs = tuple[np.ndarray, ...]
@@ -262,11 +263,22 @@ def _pte(bundle: Bundle, threads: int) -> Run:
         executorch._unsafe_reset_threadpool(threads)
         program = executorch._load_for_executorch_from_buffer(buffer)
 
+    safe = _copied_by_engine(report)
+
     def run(x: np.ndarray, _keep: bytes = buffer) -> Outputs:
-        outputs = program.forward((torch.from_numpy(x.copy()),))  # a program may write to its input
-        return tuple(out.numpy().copy() for out in outputs)  # the arena is reused by the next call
+        # A copy of 0.6 MB is 2 % of a 5 ms call: made only where the program could write to the caller's array.
+        inside = torch.from_numpy(x if safe and x.flags.writeable else x.copy())
+        return tuple(out.numpy().copy() for out in program.forward((inside,)))  # the next call reuses the arena
 
     return run
+
+
+def _copied_by_engine(report: PteReport) -> bool:
+    """Whether ExecuTorch copies the inputs of `forward` into planned memory before it runs: the exporter's default."""
+    for method in report.methods:
+        if method.name == "forward":
+            return len(method.inputs) == sum(place.made_by == "input" for place in method.planned)
+    return False
 
 
 def executorch_bindings() -> Any:

@@ -228,6 +228,29 @@ def test_inspect_reads_programs_that_cannot_run_here(xnnpack: Bundle, tmp_path: 
     refuse_unrunnable(report, ("SomeNewBackend",), ())
 
 
+class _WritesToItsInput(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x.mul_(2)
+        return x + 1
+
+
+@pytest.mark.parametrize("planned", [True, False])
+def test_a_session_leaves_its_input_as_it_was(planned: bool, portable: Bundle, tmp_path: Path) -> None:
+    """edge_lab exports no such program; another tool can, and with unplanned inputs it would write to the caller's."""
+    from executorch.exir import ExecutorchBackendConfig, to_edge_transform_and_lower
+    from executorch.exir.passes import MemoryPlanningPass
+
+    edge = to_edge_transform_and_lower(torch.export.export(_WritesToItsInput(), (torch.ones(nets.SHAPE),)))
+    program = edge.to_executorch(
+        ExecutorchBackendConfig(memory_planning_pass=MemoryPlanningPass(alloc_graph_input=planned))
+    )
+    session = edge_lab.load(_with(portable, program.buffer, tmp_path / "writes"))
+    x = np.ones(nets.SHAPE, np.float32)
+    for _ in range(2):
+        assert all(set(np.unique(out)) <= {2.0, 3.0} for out in session.run(x))
+    assert (x == 1).all()
+
+
 def test_random_damage_gives_a_report_or_one_sentence(portable: Bundle, xnnpack: Bundle) -> None:
     dice = random.Random(0)
     refused = 0
