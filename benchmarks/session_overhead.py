@@ -94,9 +94,7 @@ def main() -> None:
         with pinned(1):
             session, own = load(bundle), bare(bundle, x)
             assert np.array_equal(session(x), np.asarray(own()).reshape(session(x).shape))  # the same work
-            times = interleaved(
-                {"session": lambda s=session, x=x: s(x), "own": own}, rounds=arguments.rounds, warmup=10
-            )
+            times = interleaved({"session": partial(session, x), "own": own}, rounds=arguments.rounds, warmup=10)
         added = 1e6 * float(np.median(np.subtract(times["session"].times, times["own"].times)))
         found = ratio(times["session"], times["own"])
         text = f"{found.value:.4f} [{found.low:.4f}, {found.high:.4f}]"

@@ -78,7 +78,7 @@ def run(
         calibration: what int8 is calibrated with: a set name, a folder, or arrays. Default: shipped photos.
         input_shape: (N, C, H, W), for files whose function returns a bare module.
         weights: see `edge_lab.create`.
-        out: where bundles go; the model's folder there also gets measurements.json, every sample of both clocks.
+        out: where bundles go, and measurements.json beside them: every sample of both clocks.
         budget: a budgets.toml, or Budgets. Default: the package's defaults.
         limit: at most so many images (evenly spread).
         jobs: worker processes; default: one per core, at most 4. 0 runs everything in this process.
@@ -115,7 +115,7 @@ def run(
     table = rows(measured, limits)
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     _record(table)
-    kept(measured, table, before.worst(gate()), pictures.name, command).save(home / NAME)
+    kept(measured, table, before.worst(gate()), pictures.name, command).save(Path(out) / NAME)
     return RunResult(
         model=built.spec.name,
         weights=built.spec.weights,
