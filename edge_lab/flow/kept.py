@@ -1,4 +1,4 @@
-"""A run's timings as a file of measurements in the folder that holds its bundles, in the form that every other tool writes."""
+"""A run's timings as a file of measurements beside run.json, in the form that every other tool writes."""
 
 from __future__ import annotations
 
