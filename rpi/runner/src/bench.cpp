@@ -1,8 +1,8 @@
 #include "bench.h"
 
-#include <ctime>
-
+#include <algorithm>
 #include <cstdio>
+#include <ctime>
 
 #include "error.h"
 #include "json.h"
@@ -67,7 +67,7 @@ std::vector<Measurement> warm(const Bundle& bundle, const BenchConfig& config) {
     };
     sample(found, config.rounds.value_or(single ? 30 : 10), call);
     found.baseline_mb = baseline, found.loaded_mb = resident, found.peak_mb = peak_mb();
-    found.joules = energy(call, config.sys);
+    found.joules = energy(call, config.sys, config.energy_seconds);
     if (found.joules.joules) *found.joules.joules /= found.batch;
     label(found);
     all.push_back(std::move(found));

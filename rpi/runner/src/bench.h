@@ -17,6 +17,7 @@ struct BenchConfig {
   std::optional<int> rounds;  // default: 30, and 10 for offline_batch and cold_start
   std::optional<int> batch;   // inputs in one sample of offline_batch; default: one of each golden case
   std::vector<int> cpus;      // empty: not bound
+  double energy_seconds = 2;  // RAPL ticks once a millisecond, a Pi is read ten times a second: long runs are exact
   fs::path sys = "/sys";
 };
 

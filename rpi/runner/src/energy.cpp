@@ -15,8 +15,6 @@
 namespace edge_lab {
 namespace {
 
-constexpr double kSeconds = 2.0;  // RAPL ticks once a millisecond, the Pi is read ten times a second
-
 std::optional<double> number_in(const fs::path& path) {
   const std::string line = first_line(path);
   char* end = nullptr;
@@ -24,11 +22,11 @@ std::optional<double> number_in(const fs::path& path) {
   return line.empty() || end == line.c_str() ? std::nullopt : std::optional<double>(value);
 }
 
-// Calls for kSeconds; how many, and how long it took.
-std::pair<double, double> loop(const std::function<void()>& call) {
+// Calls for so long; how many, and how long it took.
+std::pair<double, double> loop(const std::function<void()>& call, double seconds) {
   const double start = Clocks::now().wall;
   double calls = 0, spent = 0;
-  while (spent < kSeconds) {
+  while (spent < seconds) {
     call();
     ++calls;
     spent = Clocks::now().wall - start;
@@ -48,14 +46,14 @@ std::vector<fs::path> packages(const fs::path& root) {
   return found;
 }
 
-std::optional<Energy> rapl(const std::function<void()>& call, const std::vector<fs::path>& domains) {
+std::optional<Energy> rapl(const std::function<void()>& call, const std::vector<fs::path>& domains, double wanted) {
   std::vector<double> before;
   for (const fs::path& domain : domains) {
     const auto value = number_in(domain / "energy_uj");
     if (!value) return std::nullopt;
     before.push_back(*value);
   }
-  const auto [calls, seconds] = loop(call);
+  const auto [calls, seconds] = loop(call, wanted);
   double joules = 0;
   for (size_t i = 0; i < domains.size(); ++i) {
     double used = number_in(domains[i] / "energy_uj").value_or(before[i]) - before[i];
@@ -74,7 +72,7 @@ std::optional<double> pmic() {
   return pmic_watts(text);
 }
 
-Energy pi(const std::function<void()>& call, double first) {
+Energy pi(const std::function<void()>& call, double first, double wanted) {
   std::vector<double> readings{first};
   std::atomic<bool> done{false};
   std::thread watcher([&] {
@@ -83,7 +81,7 @@ Energy pi(const std::function<void()>& call, double first) {
       std::this_thread::sleep_for(std::chrono::milliseconds(100));
     }
   });
-  const auto [calls, seconds] = loop(call);
+  const auto [calls, seconds] = loop(call, wanted);
   done = true;
   watcher.join();
   double watts = 0;
@@ -112,15 +110,15 @@ std::optional<double> pmic_watts(const std::string& text) {
   return watts;
 }
 
-Energy energy(const std::function<void()>& call, const fs::path& sys) {
+Energy energy(const std::function<void()>& call, const fs::path& sys, double seconds) {
   Energy none;
   const fs::path root = sys / "class/powercap";
   if (const auto domains = packages(root); !domains.empty()) {
-    if (const auto found = rapl(call, domains)) return *found;
+    if (const auto found = rapl(call, domains, seconds)) return *found;
     none.reason = "RAPL counters are readable by root only: sudo chmod a+r energy_uj";
     return none;
   }
-  if (const auto first = pmic()) return pi(call, *first);
+  if (const auto first = pmic()) return pi(call, *first, seconds);
   none.reason = "no RAPL counters and no PMIC of a Raspberry Pi 5 (virtual machine, or another board)";
   return none;
 }

@@ -30,6 +30,7 @@ constexpr const char* kUsage = R"(usage: edge-lab-runner COMMAND BUNDLE [options
       --warmup N          calls before the first sample (5)
       --batch N           inputs in one sample of offline_batch (one of each golden case)
       --pin CPU,CPU       bind the process to these cores
+      --energy-ms N       how long to read the counters of energy, where there are any (2000)
       --json FILE         write the measurements
   --version, --help
 
@@ -153,7 +154,7 @@ int check(const std::vector<std::string>& words) {
 
 int bench(const std::vector<std::string>& words) {
   const Args args = Args::parse(
-      words, {"--scenario", "--threads", "--rounds", "--warmup", "--batch", "--pin", "--json", "--sys"}, {});
+      words, {"--scenario", "--threads", "--rounds", "--warmup", "--batch", "--pin", "--json", "--sys", "--energy-ms"}, {});
   no_more(args);
   BenchConfig config;
   if (args.has("--scenario")) config.scenarios = args.options.at("--scenario");
@@ -168,6 +169,7 @@ int bench(const std::vector<std::string>& words) {
   if (args.has("--rounds")) config.rounds = args.whole("--rounds", 1, 1, 1000000);
   if (args.has("--batch")) config.batch = args.whole("--batch", 1, 1, 100000);
   if (args.has("--pin")) config.cpus = whole_numbers("--pin", args.text("--pin", ""), 1023);
+  config.energy_seconds = args.whole("--energy-ms", 2000, 1, 600000) / 1e3;
   config.sys = args.text("--sys", "/sys");
   std::string command = "edge-lab-runner bench " + fs::path(bundle_of(args)).filename().string();
   for (const auto& [name, values] : args.options) {
