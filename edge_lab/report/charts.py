@@ -134,33 +134,60 @@ def _summary(what: str, rows: Sequence[Row]) -> str:
     return clean(what + ": " + ", ".join(f"{r.label} {r.text}" for r in rows))
 
 
+@dataclass(frozen=True)
+class Timed:
+    """What a strip of samples shows: median, 90th percentile and samples in ms; `absent` if there is nothing."""
+
+    label: str
+    tone: str
+    p50_ms: float | None = None
+    p90_ms: float | None = None
+    p99_ms: float | None = None
+    samples_ms: tuple[float, ...] = ()
+    absent: str = ""
+
+
 def latency(run: RunResult) -> Chart:
-    """Dots: every raw sample in ms. A tick at the median. Samples beyond the axis are counted, not drawn."""
+    """The strips of a run."""
+    return strips(
+        [
+            Timed(row.target, tone(run, row), row.p50_ms, row.p90_ms, None, row.samples_ms, _absent(run, row).text)
+            for row in run.rows
+        ],
+        "ms per picture",
+    )
+
+
+def strips(lines: Sequence[Timed], axis: str) -> Chart:
+    """Dots: every raw sample in ms. A bar at the median. Samples beyond the axis are counted, not drawn."""
     tops = [
-        max(r.p50_ms or 0.0, r.p90_ms if r.p90_ms is not None and known(r.p90_ms) else 0.0) * 1.1 for r in _timed(run)
+        max(t.p50_ms or 0.0, *(p for p in (t.p90_ms, t.p99_ms) if p is not None and known(p)), 0.0) * 1.1
+        for t in lines
+        if known(t.p50_ms)
     ]
     per_unit, ticks = _axis(tops, ROOM)
     rows, beyond = [], 0
-    for row in run.rows:
-        if not known(row.p50_ms):
-            rows.append(_absent(run, row))
+    for line in lines:
+        if not known(line.p50_ms):
+            rows.append(Row(line.label, line.tone, (), line.absent))
             continue
-        samples = [s for s in row.samples_ms if known(s)]
+        samples = [s for s in line.samples_ms if known(s)]
         inside = [s for s in samples if s * per_unit <= ROOM + 1]
         beyond += len(samples) - len(inside)
         dots = [Mark(s * per_unit, _jitter(i), "dot") for i, s in enumerate(_spread(inside, MAX_DOTS))]
-        p50 = row.p50_ms or 0.0
-        median = Mark(
-            p50 * per_unit, 0, "median", f"median {number(p50)} ms, p90 {number(row.p90_ms)} ms, {len(samples)} samples"
-        )
-        right = max([median.at, *(d.at for d in dots)])
-        rows.append(Row(row.target, tone(run, row), (*dots, median), number(p50), right))
+        p50 = line.p50_ms or 0.0
+        words = f"median {number(p50)} ms, p90 {number(line.p90_ms)} ms, {len(samples)} samples"
+        later = [(q, value) for q, value in (("p90", line.p90_ms), ("p99", line.p99_ms)) if line.p99_ms is not None]
+        marks = [
+            Mark(v * per_unit, 0, q, f"{q} {number(v)} ms")
+            for q, v in later
+            if v is not None and known(v) and v * per_unit <= ROOM + 1
+        ]
+        median = Mark(p50 * per_unit, 0, "median", words)
+        right = max([median.at, *(d.at for d in dots), *(m.at for m in marks)])
+        rows.append(Row(line.label, line.tone, (*dots, *marks, median), number(p50), right))
     note = f"{beyond} slower sample{'s' if beyond != 1 else ''} beyond the axis" if beyond else ""
-    return Chart(tuple(rows), tuple(ticks), "ms per picture", _summary("Median latency in ms", rows), note)
-
-
-def _timed(run: RunResult) -> list[TargetResult]:
-    return [r for r in run.rows if known(r.p50_ms)]
+    return Chart(tuple(rows), tuple(ticks), axis, _summary("Median latency in ms", rows), note)
 
 
 def _spread(values: Sequence[float], limit: int) -> list[float]:
