@@ -89,6 +89,10 @@ def nan(x, program, threads):
     return answer(x) * np.nan
 
 @engine
+def coarse(x, program, threads):
+    return np.zeros((1, 10), np.float32)
+
+@engine
 def refuse(x, program, threads):
     raise ValueError("no kernel for\\nGatherElements")
 """
@@ -252,6 +256,12 @@ def test_engines_that_fail_are_rows_and_the_rest_comes_out(model: Model, tmp_pat
     for name in ("crash", "leave", "hang", "wrong", "refuse"):
         assert f"- {name}-fp32: {rows[name].problem}." in str(made)
     assert not [p for p in psutil.Process().children(recursive=True) if str(WORKER) in p.cmdline()]
+
+
+def test_scores_that_tie_are_said(model: Model, tmp_path: Path) -> None:
+    (row,) = fakes(model, tmp_path, ["coarse"]).rows
+    assert any("for 3 of 3 inputs two classes share the best one" in note for note in row.notes)
+    assert any("agreement would be 100.0 %" in note for note in row.notes)
 
 
 def test_no_engine_at_all_is_a_table_too(model: Model, tmp_path: Path) -> None:

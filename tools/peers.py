@@ -4,6 +4,8 @@
     python tools/peers.py env litert      makes .venv-litert: LiteRT, its converter and its quantizer (about 790 MB)
     python tools/peers.py versions        what is installed where
 
+    edge-lab compare tools/peers.py:mobilenet_digits --images digits --calibration digits
+
 Each environment holds only what differs and sees the packages of this one behind it, so that PyTorch is downloaded
 once. LiteRT's converter needs older typing_extensions and pydantic than Jupyter here; OpenVINO and MNN would fit in
 here, but OpenVINO's delegate of ExecuTorch needs another OpenVINO (see tools/accelerators.py).
@@ -20,8 +22,12 @@ import sysconfig
 import venv
 from pathlib import Path
 from subprocess import run
+from typing import TYPE_CHECKING
 
 from edge_lab.peers.places import ENVIRONMENTS, interpreter
+
+if TYPE_CHECKING:
+    from edge_lab.zoo import Model
 
 ROOT = Path(__file__).resolve().parent.parent
 PINS = {
@@ -70,6 +76,15 @@ def make(name: str) -> None:
     (Path(own) / "edge_lab_main.pth").write_text(sysconfig.get_paths()["purelib"] + "\n", encoding="utf-8")
     run([python, "-m", "pip", "install", "--quiet", "--no-deps", *PINS[name]], check=True)
     print(place)
+
+
+def mobilenet_digits() -> Model:
+    """The trained MobileNetV3-Small of lab 06 (tools/make_mobilenet_digits.py), for `edge-lab compare`."""
+    from edge_lab import data, zoo
+
+    weights = ROOT / "labs" / "checkpoints" / "mobilenet_digits.safetensors"
+    source = f"{ROOT / 'tools' / 'make_mobilenet_digits.py'}:build"
+    return zoo.create(source, weights=str(weights), labels=data.load("digits").labels)
 
 
 def versions() -> None:

@@ -158,6 +158,7 @@ def _row(
     tops = {p.threads: p.of(peer.roof) for p in limits}
     start, memory = first.start, first.memory
     notes = list(peer.notes) if first.version else []
+    notes += _ties(first, reference, model)
     notes += [f"{n} thread(s): {t.note}" for n, one in runs.items() if (t := one.latency(n)) and t.note]
     problems = {one.problem: None for one in runs.values() if one.problem}
     return PeerRow(
@@ -192,6 +193,22 @@ def _quality(one: Seen, reference: np.ndarray, inputs: Tried, model: Model) -> d
         "sqnr_db": min(max(close.sqnr_db, -EQUAL_DB), EQUAL_DB),
         "images": len(outputs),
     }
+
+
+def _ties(one: Seen, reference: np.ndarray, model: Model) -> list[str]:
+    """What to know of an engine whose scores are so coarse that the best is shared: agreement counts the first."""
+    outputs = one.outputs
+    if model.spec.task != "classify" or outputs is None or outputs.shape != reference.shape or reference.ndim != 2:
+        return []
+    best = outputs.max(axis=1)
+    tied = int(np.sum(np.sum(outputs == best[:, None], axis=1) > 1))
+    if tied <= 0.01 * len(outputs):
+        return []
+    among = 100 * float(np.mean(outputs[np.arange(len(outputs)), reference.argmax(axis=1)] == best))
+    return [
+        f"its scores are coarse: for {tied} of {len(outputs)} inputs two classes share the best one, and the first "
+        f"of them counts; were all of them right, agreement would be {among:.1f} %"
+    ]
 
 
 def _measurements(

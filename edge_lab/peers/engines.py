@@ -129,7 +129,7 @@ PEERS = (
         after="litert-fp32",
         file="model.tflite",
         bits=(8, 8),
-        notes=("quantized by ai-edge-quantizer, recipe static_wi8_ai8",),
+        notes=("quantized by ai-edge-quantizer, recipe static_wi8_ai8: its scores are int8 too",),
     ),
     Peer(
         "ncnn-fp32",
