@@ -43,7 +43,14 @@ def runner_build(folder: Path) -> Path:
     if spec is None or not spec.submodule_search_locations:
         missing("executorch is not installed (pip install executorch)")
     package = Path(next(iter(spec.submodule_search_locations))) / "share/cmake"
-    return built(folder, "runner", "g++", ("edge-lab-runner", "edge_lab"), f"-Dexecutorch_DIR={package}")
+    return built(
+        folder,
+        "runner",
+        "g++",
+        ("edge-lab-runner", "edge_lab"),
+        f"-Dexecutorch_DIR={package}",
+        "-DCMAKE_CXX_FLAGS_RELEASE=-O1 -DNDEBUG",
+    )
 
 
 def safety_build(folder: Path) -> Path:
