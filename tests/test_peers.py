@@ -170,6 +170,15 @@ def test_int8_is_held_against_the_int8_peak(table: PeerTable) -> None:
     assert table.intensity(row) == pytest.approx(4 * table.intensity(by_name["onnxruntime-fp32"]))
 
 
+def test_the_recommendation_is_whoever_is_fastest_at_equal_accuracy(table: PeerTable) -> None:
+    found = table.recommend(1)
+    assert found.choice is not None
+    turned_down = {r.candidate.name for r in found.rejected}
+    equal = [row.p50_ms[1] for row in table.rows if f"good/{row.name}" not in turned_down]
+    assert found.choice.p50_ms is not None
+    assert found.choice.p50_ms <= 1.05 * min(equal)
+
+
 def test_the_table_is_a_file_of_measurements(table: PeerTable, tmp_path: Path, capsys: Any) -> None:
     path = tmp_path / "peers.json"
     table.measured.save(path)
@@ -452,6 +461,7 @@ def test_the_command_prints_the_table(out: Path, capsys: pytest.CaptureFixture[s
     text = capsys.readouterr().out
     assert "ONNX Runtime" in text
     assert "ms, 2 threads" in text
+    assert "2 threads, recommended: tinynet/onnxruntime-fp32" in text
     assert (out / "tinynet" / "peers" / "roofline.png").is_file()
     assert [item.latency.threads for item in Measurements.load(tmp_path / "a.json")] == [1, 2]
 

@@ -73,6 +73,8 @@ def compare_engines(a: Namespace, images: ImageSet | None, calibration: ImageSet
     if all(not row.p50_ms for row in table.rows):
         print("no engine ran", file=sys.stderr)
         return 1
+    for count in (n for n in table.threads if any(n in row.p50_ms for row in table.rows)):
+        print(f"\n{count} thread{'s' if count > 1 else ''}, {table.recommend(count)}")
     name = model.spec.name.replace("/", "_").replace(":", "_")
 
     picture = Path(out) / name / "peers" / "roofline.png"

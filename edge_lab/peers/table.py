@@ -14,6 +14,9 @@ from edge_lab.report.text import aligned
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from edge_lab.decide import Recommendation
+    from edge_lab.measure.budget import Budgets
+
 
 @dataclass(frozen=True)
 class PeerRow:
@@ -95,6 +98,12 @@ class PeerTable:
         """The row with the shortest median, whatever it answers; None if nothing was timed."""
         timed = [row for row in self.rows if threads in row.p50_ms]
         return min(timed, key=lambda row: row.p50_ms[threads], default=None)
+
+    def recommend(self, threads: int = 1, budget: Budgets | None = None) -> Recommendation:
+        """What to ship, whoever made it: see `edge_lab.decide.recommend`. Raises InputError if nothing was timed."""
+        from edge_lab.decide import from_measurements, recommend
+
+        return recommend(from_measurements(self.measured, threads=threads), budget)
 
     def intensity(self, row: PeerRow) -> float:
         """FLOP per byte moved, estimated: float32's bytes, scaled by the bits of weights and activations."""
