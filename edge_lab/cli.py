@@ -254,6 +254,19 @@ def _compare_arguments(p: argparse.ArgumentParser) -> None:
     peers.add_argument("--out", type=Path, metavar="FOLDER", help="programs and the picture go here (artifacts)")
 
 
+def _decide_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "files", type=Path, nargs="+", metavar="FILE.json", help="measurements (bench, compare) or a run.json"
+    )
+    p.add_argument("--budget", type=Path, metavar="TOML", help="limits (default: budgets.toml here, if there is one)")
+    p.add_argument(
+        "--objective", choices=("latency", "size"), default="latency", help="what to have little of (latency)"
+    )
+    p.add_argument("--platform", choices=("android", "ios", "linux", "pi"), help="only targets of this platform")
+    p.add_argument("--threads", type=_count, default=1, metavar="N", help="measurements with N threads (1)")
+    p.add_argument("--plot", type=Path, metavar="PNG", help="draw size, latency and accuracy")
+
+
 def _report_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("result", type=Path, metavar="RUN.json", help="what `edge-lab run` wrote, or the folder it is in")
     p.add_argument("-o", "--out", type=Path, metavar="HTML", help="the page (default: report.html beside it)")
@@ -305,6 +318,11 @@ _COMMANDS = {
         "compare two benches or runs, fail on a regression; or one model in every engine",
         "edge-lab compare yesterday.json today.json --fail median:5% --fail size:1%",
         _compare_arguments,
+    ),
+    "decide": (
+        "say which of the measured programs nobody beats, and which to ship within a budget",
+        "edge-lab decide peers.json --budget budgets.toml --platform linux",
+        _decide_arguments,
     ),
     "report": (
         "draw the report of a run again",

@@ -235,6 +235,33 @@ def compare(a: Namespace) -> int:
     return 1 if worse else 0
 
 
+def decide(a: Namespace) -> int:
+    """`edge-lab decide`: 0 if something fits the budget, 1 if nothing does."""
+    from edge_lab.decide import Candidate, from_file, pareto, recommend, runs_on, unique
+    from edge_lab.measure.budget import Budgets, load_budget
+    from edge_lab.report.decision import draw, table
+
+    read: list[Candidate] = []
+    for path in a.files:
+        heading, found = from_file(path, threads=a.threads)
+        print(heading)
+        read += found
+    candidates = unique(c for c in read if runs_on(c, a.platform))
+    if not candidates:
+        why = "every candidate has a target of another platform."
+        raise InputError(f"nothing in these files is for {a.platform}.", why, "leave --platform out.")
+    budget = load_budget(path) if (path := _budget(a.budget)) else Budgets()
+    front, found_best = pareto(candidates), recommend(candidates, budget, objective=a.objective)
+    print(f"\n{table(candidates, front)}\n")
+    if front.unknown:
+        print("not compared for want of a number: " + ", ".join(c.name for c in front.unknown))
+    print(found_best)
+    if a.plot:
+        draw(front, found_best.choice, a.plot)
+        print(f"picture {a.plot}")
+    return 0 if found_best.choice else 1
+
+
 def report(a: Namespace) -> int:
     """`edge-lab report`."""
     from edge_lab import report as pages

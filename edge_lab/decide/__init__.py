@@ -8,6 +8,7 @@ print(recommend(candidates, load_budget("budgets.toml")))
 
 from edge_lab.decide.candidate import Candidate, from_measurements, from_run, unique
 from edge_lab.decide.choose import Objective, Recommendation, Rejected, accuracy_of, recommend
+from edge_lab.decide.files import from_file, runs_on
 from edge_lab.decide.pareto import OBJECTIVES, Front, pareto
 from edge_lab.decide.plot import pareto_plot
 
@@ -19,10 +20,12 @@ __all__ = [
     "Recommendation",
     "Rejected",
     "accuracy_of",
+    "from_file",
     "from_measurements",
     "from_run",
     "pareto",
     "pareto_plot",
     "recommend",
+    "runs_on",
     "unique",
 ]

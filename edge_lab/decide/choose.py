@@ -79,7 +79,8 @@ def recommend(
     of = accuracy_of(candidates)
     reference = reference or _reference(candidates, of)
     best = max((a for c in candidates if (a := of(c)) is not None), default=None)
-    loss = _Loss(best, max_loss, of)
+    image = max((c.step for c in candidates if of(c) is not None), default=0.0)
+    loss = _Loss(best, None if max_loss is None else max(max_loss, image), of)
     judged = [_judge(c, reference, budget, loss, objective) for c in candidates]
     rejected = tuple(r for r in judged if r is not None)
     fit = [c for c, r in zip(candidates, judged, strict=True) if r is None]
@@ -105,7 +106,7 @@ def accuracy_of(candidates: Sequence[Candidate]) -> Accuracy:
 
 @dataclass(frozen=True)
 class _Loss:
-    """The most accurate candidate's accuracy, and how many points may be lost against it."""
+    """The most accurate candidate's accuracy, and how many points may be lost against it, the same for all."""
 
     best: float | None
     allowed: float | None
@@ -117,10 +118,11 @@ class _Loss:
         own = self.of(one)
         if own is None:
             return Rejected(one, "its accuracy was not measured.")
-        lost, allowed = self.best - own, max(self.allowed, one.step)
-        if lost <= allowed + 1e-9:
+        lost = self.best - own
+        if lost <= self.allowed + 1e-9:
             return None
-        return Rejected(one, f"it loses {lost:.1f} points of accuracy, {allowed:.1f} are allowed.", lost / allowed - 1)
+        miss = lost / self.allowed - 1 if self.allowed else None
+        return Rejected(one, f"it loses {lost:.1f} points of accuracy, {self.allowed:.1f} are allowed.", miss)
 
 
 def _reference(candidates: Sequence[Candidate], of: Accuracy) -> Candidate | None:

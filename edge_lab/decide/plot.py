@@ -36,11 +36,11 @@ def pareto_plot(front: Front, *, choice: Candidate | None = None, ax: Any = None
     winners = {id(c) for c in front.front}
     for one, colour in zip(drawn, colours, strict=True):
         inside = id(one) in winners
-        dot = ax.scatter(
+        ax.scatter(
             one.size_mb,
             one.p50_ms,
             c=[_GREY if colour is None else colour],
-            cmap=None if colour is None else "viridis",
+            cmap=None if colour is None else "viridis_r",
             vmin=None if colour is None else low,
             vmax=None if colour is None else high,
             s=90 if inside else 36,
@@ -53,10 +53,13 @@ def pareto_plot(front: Front, *, choice: Candidate | None = None, ax: Any = None
     ax.set(xscale="log", yscale="log", xlabel="size, MB", ylabel="median latency, ms")
     ax.set_title(title, loc="left")
     _line(ax, [c for c in drawn if id(c) in winners])
-    _names(ax, [c for c in drawn if id(c) in winners])
+    _names(ax, [c for c in drawn if id(c) in winners], _shared([c.name for c in drawn]))
     _ticks(ax)
     if known:
-        ax.figure.colorbar(dot if colours[-1] is not None else None, ax=ax, label="accuracy, %", shrink=0.8)
+        from matplotlib.cm import ScalarMappable
+
+        scale = ScalarMappable(plt.Normalize(low, high), "viridis_r")
+        ax.figure.colorbar(scale, ax=ax, label="accuracy, %", shrink=0.8)
     return ax
 
 
@@ -70,14 +73,24 @@ def _line(ax: Any, front: Sequence[Candidate]) -> None:
     ax.plot([c.size_mb for c in border], [c.p50_ms for c in border], color=_GREY, lw=1.2, zorder=1)
 
 
-def _names(ax: Any, front: Sequence[Candidate]) -> None:
-    """Names beside the marks, moved down until they no longer cover each other."""
+def _shared(names: Sequence[str]) -> int:
+    """Length of the model's name if every name begins with it, as in "model/engine-precision"."""
+    models = {name.split("/")[0] for name in names if "/" in name}
+    return len(models.pop()) + 1 if len(models) == 1 and all("/" in name for name in names) else 0
+
+
+def _names(ax: Any, front: Sequence[Candidate], cut: int) -> None:
+    """Names beside the marks, without their first `cut` letters, moved down until they no longer cover each other."""
     ax.figure.canvas.draw()
     taken: list[Any] = []
     for one in sorted(front, key=lambda c: -(c.p50_ms or 0.0)):
         for step in range(12):
             text = ax.annotate(
-                one.name, (one.size_mb, one.p50_ms), xytext=(9, 4 - 11 * step), textcoords="offset points", fontsize=8
+                one.name[cut:],
+                (one.size_mb, one.p50_ms),
+                xytext=(9, 4 - 11 * step),
+                textcoords="offset points",
+                fontsize=8,
             )
             box = text.get_window_extent()
             if not any(box.overlaps(other) for other in taken) or step == 11:
