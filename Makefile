@@ -10,14 +10,14 @@ WORKERS ?= 2
 UV      ?= uv
 NAMES   ?=
 SUDO    ?= $(shell test "$$(id -u)" = 0 || echo sudo)
-NATIVE  := chromium fonts-dejavu-core g++ clang libclang-rt-dev libjpeg62-turbo-dev libpng-dev
+NATIVE  := chromium fonts-dejavu-core g++ clang libclang-rt-dev libjpeg62-turbo-dev libpng-dev nlohmann-json3-dev
 BIN     := .venv/bin
 STAMP   := .venv/.installed
 
 # The accelerator half of the lock: not wanted when TORCH_INDEX brings another build of PyTorch.
 TORCH_LINES := ^(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z0-9-]+)==
 
-.PHONY: help install torch-pins run lab labs test native-tools report coverage lint format lock clean distclean
+.PHONY: help install torch-pins run lab labs test native-tools runner report coverage lint format lock clean distclean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -65,6 +65,12 @@ native-tools: ## Debian or Ubuntu: what the browser tests and the C++ parts need
 	@command -v apt-get > /dev/null || { echo "native-tools knows apt only; the list of packages is in the Makefile"; exit 1; }
 	$(SUDO) apt-get update -q
 	$(SUDO) apt-get install -q -y --no-install-recommends $(NATIVE)
+
+runner: $(STAMP) ## build the C++ runner to rpi/runner/build (needs native-tools), installed copy in rpi/runner/build/dist
+	$(BIN)/cmake -S rpi/runner -B rpi/runner/build -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
+	  -Dexecutorch_DIR="$$($(BIN)/python -c 'import executorch; print(list(executorch.__path__)[0])')/share/cmake"
+	$(BIN)/cmake --build rpi/runner/build --target all bench_overhead
+	$(BIN)/cmake --install rpi/runner/build --prefix rpi/runner/build/dist
 
 coverage: $(STAMP) ## fifty architectures in every format (about an hour; goes on where it was stopped); writes docs/coverage.md
 	OMP_NUM_THREADS=1 $(BIN)/python tools/coverage.py run

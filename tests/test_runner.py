@@ -472,7 +472,7 @@ def test_other_answers_than_recorded_fail_the_check(runner: Path, copy: Path) ->
     assert "4 of 5 inputs bit-equal; the first that is not: golden/0.png" in done.stdout
 
 
-def test_another_compiler_of_the_manifest_changes_nothing(runner: Path, copy: Path) -> None:
+def test_unknown_fields_and_older_versions_are_read(runner: Path, copy: Path) -> None:
     change(copy, lambda d: d.update(schema_version=2, unknown={"a": [1, 2, {"b": None}]}))
     change(copy, lambda d: d["runtime"].update(min_version="1.4.9rc1", delegated=None))
     assert run(runner, "check", copy).returncode == 0

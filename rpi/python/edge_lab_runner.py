@@ -15,6 +15,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 
@@ -62,10 +63,10 @@ class Model:
         self._model = self._lib.edge_lab_open(os.fsencode(bundle), threads)
         if not self._model:
             raise _error(self._lib)
-        self.info: dict[str, object] = json.loads(self._lib.edge_lab_info(self._model))
-        self.labels: tuple[str, ...] = tuple(self.info["labels"])  # type: ignore[arg-type]
+        self.info: dict[str, Any] = json.loads(self._lib.edge_lab_info(self._model))
+        self.labels: tuple[str, ...] = tuple(self.info["labels"])
         self.input = _tensor(self.info["input"])
-        self.outputs = tuple(_tensor(one) for one in self.info["outputs"])  # type: ignore[attr-defined]
+        self.outputs = tuple(_tensor(one) for one in self.info["outputs"])
 
     def preprocess(self, source: Path | str | np.ndarray) -> np.ndarray:
         """The input tensor of a file (JPEG, PNG, WAV, raw .bin), or of uint8 RGB pixels (height, width, 3)."""
@@ -103,7 +104,7 @@ class Model:
         if self.info["softmax"]:
             scores = np.exp(scores - scores.max())
             scores = scores / scores.sum()
-        best = np.argsort(-scores, kind="stable")[: int(self.info["top_k"])]  # type: ignore[call-overload]
+        best = np.argsort(-scores, kind="stable")[: int(self.info["top_k"])]
         return [Prediction(int(i), self.labels[i] if self.labels else str(i), float(scores[i])) for i in best]
 
     __call__ = predict
@@ -189,8 +190,7 @@ def _pixels(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array)
 
 
-def _tensor(one: object) -> Tensor:
-    assert isinstance(one, dict)
+def _tensor(one: dict[str, Any]) -> Tensor:
     return Tensor(one["name"], tuple(one["shape"]), one["dtype"])
 
 

@@ -1,5 +1,5 @@
 // edge-lab-runner: run, check and time a bundle without Python.
-#include <csignal>
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
