@@ -90,12 +90,18 @@ def open_and_run(page: Any, address: str) -> None:
     page.goto(address)
     cell = page.locator(".jp-CodeCell").first
     cell.wait_for(timeout=60_000)
-    page.wait_for_function(
-        "document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status === 'idle'", timeout=60_000
-    )
-    cell.locator(".cm-content").click()
-    page.keyboard.press("Shift+Enter")
-    page.locator(".edge-lab .el-card, .edge-lab .el-note").first.wait_for(timeout=60_000)
+    page.get_by_text("(ipykernel) | Idle").wait_for(timeout=60_000)
+    prompt = cell.locator(".jp-InputPrompt")
+    for _ in range(20):  # what is sent while the page still connects to the kernel is lost
+        cell.locator(".cm-content").click()
+        page.keyboard.press("Control+Enter")
+        page.wait_for_timeout(500)
+        if prompt.inner_text().strip("[]: "):
+            break
+    try:
+        page.locator(".edge-lab .el-card, .edge-lab .el-note").first.wait_for(timeout=60_000)
+    except Exception as error:
+        raise RuntimeError(f"no dashboard came; the page says:\n{page.locator('body').inner_text()[:3000]}") from error
 
 
 def _free_port() -> int:
@@ -127,7 +133,9 @@ def picture(
             Path(folder) / "dashboard.ipynb", 'from edge_lab.widgets import dashboard\n\ndashboard("../../artifacts")'
         )
         with jupyterlab(Path(folder), theme=theme) as address, chromium(executable) as browser:
-            page = browser.new_page(viewport={"width": width, "height": 1250}, device_scale_factor=1.5)
+            page = browser.new_page(
+                viewport={"width": width, "height": 1300 if width > 700 else 2400}, device_scale_factor=1.5
+            )
             open_and_run(page, address.format("dashboard.ipynb"))
             page.keyboard.press("Control+b")  # the file browser takes a third of a narrow window
             if page.get_by_label("Model").input_value() != model:
@@ -138,7 +146,13 @@ def picture(
                 page.get_by_role("button", name="Next").click()
             page.wait_for_timeout(1500)
             page.locator(".edge-lab").first.screenshot(path=str(target))
+    from PIL import Image
+
+    Image.open(target).convert("RGB").quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(target, optimize=True)
 
 
 if __name__ == "__main__":
-    picture(Path(sys.argv[1]), **dict(argument.split("=") for argument in sys.argv[2:]))  # type: ignore[arg-type]
+    arguments = dict(argument.split("=") for argument in sys.argv[2:])
+    picture(
+        Path(sys.argv[1]), theme=arguments.get("theme", "JupyterLab Light"), width=int(arguments.get("width", 1280))
+    )

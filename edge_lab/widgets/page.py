@@ -134,9 +134,11 @@ def _quality(place: str, choice: Choice, item: Measurement | None, pair: Pair | 
     if place == "left":
         return facts
     if pair is not None and pair.left is not pair.right:
-        if pair.close.agreement is not None:
-            facts.append(Fact("Agreement", percent(pair.close.agreement), "%", f"on {pair.close.n} inputs"))
-        facts.append(Fact("SQNR", decibels(min(pair.close.sqnr_db, 200.0)), "dB" if pair.close.sqnr_db < 200 else ""))
+        ratio = decibels(min(pair.close.sqnr_db, 200.0)) + (" dB" if pair.close.sqnr_db < 200 else "")
+        if pair.close.agreement is None:
+            facts.append(Fact("SQNR", ratio, "", f"{pair.close.n} inputs"))
+        else:
+            facts.append(Fact("Agreement", percent(pair.close.agreement), "%", f"{pair.close.n} inputs, {ratio}"))
     elif pair is None and isinstance(known := choice.bundle.metrics.get("agreement"), float):
         facts.append(Fact("Agreement", percent(known), "%", "recorded with PyTorch"))
     elif pair is None and isinstance(known := choice.bundle.metrics.get("sqnr_db"), float):
@@ -162,7 +164,7 @@ def strip(pair: Pair, choices: Sequence[Choice]) -> str:
     times = pair.left.latency
     how = (
         f"Bar: median. Thin line: p90. Dashed: p99. {len(times.samples_s)} calls of each, in turn, one thread, "
-        f"{'CPU' if times.clock == 'cpu' else 'wall'} time. {pair.measured.heading}."
+        f"{'CPU' if times.clock == 'cpu' else 'wall'} time; {pair.measured.heading}."
     )
     return _fragment("strip", charts.strips(lines, "ms per picture"), "Latency, every call", how)
 
