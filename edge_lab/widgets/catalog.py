@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,9 +85,15 @@ class Catalog:
         integers = [c for c in self.of(model) if c.precision.startswith("int8")]
         return (wanted + integers + self.of(model))[0]
 
-    def reference(self, choice: Choice) -> Choice:
-        """What a bundle is shown beside: float32 of the same model, of the same backend if it is another precision."""
-        floats = [c for c in self.of(choice.model) if c.precision == "fp32" and c != choice and _runs_anywhere(c)]
+    def reference(self, choice: Choice, *, but_not: Collection[Path] = ()) -> Choice:
+        """What a bundle is shown beside: float32 of the same model, of the same backend if it is another precision.
+
+        Args:
+            choice: the bundle; it is shown beside itself if there is nothing else.
+            but_not: folders of bundles that are known not to run here.
+        """
+        others = [c for c in self.of(choice.model) if c != choice and c.bundle.path not in but_not]
+        floats = [c for c in others if c.precision == "fp32" and _runs_anywhere(c)]
         order = (_backend(choice), *_FLOATS)
         rank = {name: i for i, name in reversed(list(enumerate(order)))}
         return min(floats, key=lambda c: rank.get(_backend(c), len(order)), default=choice)

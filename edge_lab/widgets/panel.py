@@ -162,7 +162,7 @@ class Dashboard:
         with self._quiet():
             self.against.options = labels
             fits = kept in labels and kept != self.chosen.label
-            self.against.value = kept if fits else self.found.reference(self.chosen).label
+            self.against.value = kept if fits else self.found.reference(self.chosen, but_not=self._problems).label
         self._refresh()
 
     def _refresh(self) -> None:
