@@ -267,9 +267,25 @@ def _decide_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--plot", type=Path, metavar="PNG", help="draw size, latency and accuracy")
 
 
+def _sweep_arguments(p: argparse.ArgumentParser) -> None:
+    _model_arguments(p, None)
+    p.add_argument("--images", required=True, metavar="FOLDER|SET", help="pictures that accuracy is counted on")
+    p.add_argument("--limit", type=_count, metavar="N", help="at most N pictures, evenly spread")
+    p.add_argument("--targets", required=True, metavar="A,B", help="names or patterns from `edge-lab targets`")
+    p.add_argument("--pruned", default="0", metavar="0,0.25,0.5", help="shares of channels to remove (0)")
+    p.add_argument("--rounding", metavar="A,B", help="of XNNPACK int8: nearest, second-order")
+    p.add_argument("--train", metavar="SET", help="what pruned networks are trained on for an epoch")
+    p.add_argument("--trials", type=_count, default=20, metavar="N", help="settings to try (20)")
+    p.add_argument("--storage", metavar="FILE|URL", help="sweep.journal, sqlite:///...: resumable, shared")
+    p.add_argument("--workers", type=_count, default=1, metavar="N", help="processes, or trials at once on Ray (1)")
+    p.add_argument("--ray", metavar="local|ADDRESS", help="run the trials on a Ray cluster")
+    p.add_argument("--budget", type=Path, metavar="TOML", help="limits (default: budgets.toml here, if there is one)")
+    p.add_argument("--json", type=Path, metavar="FILE", help="write every trial")
+
+
 def _report_arguments(p: argparse.ArgumentParser) -> None:
-    p.add_argument("result", type=Path, metavar="RUN.json", help="what `edge-lab run` wrote, or the folder it is in")
-    p.add_argument("-o", "--out", type=Path, metavar="HTML", help="the page (default: report.html beside it)")
+    p.add_argument("result", type=Path, metavar="FILE.json", help="a run.json, the folder it is in, or measurements")
+    p.add_argument("-o", "--out", type=Path, metavar="HTML", help="the page (default: beside it)")
     p.add_argument("--markdown", action="store_true", help="print markdown instead, for a README or a pull request")
 
 
@@ -319,13 +335,18 @@ _COMMANDS = {
         "edge-lab compare yesterday.json today.json --fail median:5% --fail size:1%",
         _compare_arguments,
     ),
+    "sweep": (
+        "search over targets, pruning and recipes for what is small, fast and right",
+        "edge-lab sweep tinynet --images digits --targets 'linux-*-int8' --pruned 0,0.25,0.5 --storage sweep.journal",
+        _sweep_arguments,
+    ),
     "decide": (
         "say which of the measured programs nobody beats, and which to ship within a budget",
         "edge-lab decide peers.json --budget budgets.toml --platform linux",
         _decide_arguments,
     ),
     "report": (
-        "draw the report of a run again",
+        "draw the report of a run again, or that of a file of measurements",
         "edge-lab report artifacts/run.json -o report.html",
         _report_arguments,
     ),

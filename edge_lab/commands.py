@@ -7,7 +7,7 @@ from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
-from edge_lab.errors import EdgeLabError, InputError
+from edge_lab.errors import InputError
 
 
 def version(_: Namespace) -> int:
@@ -262,28 +262,49 @@ def decide(a: Namespace) -> int:
     return 0 if found_best.choice else 1
 
 
-def report(a: Namespace) -> int:
-    """`edge-lab report`."""
-    from edge_lab import report as pages
-    from edge_lab.measure.result import RunResult
+def sweep(a: Namespace) -> int:
+    """`edge-lab sweep`: 0 if a setting fits the budget."""
+    from edge_lab.flow import image_set
+    from edge_lab.measure.budget import Budgets, load_budget
+    from edge_lab.sweep import Evaluator, SweepConfig
+    from edge_lab.sweep import sweep as search
+    from edge_lab.zoo import create
 
-    file = a.result / "run.json" if a.result.is_dir() else a.result
+    choices: dict[str, tuple[str | float, ...]] = {"target": tuple(_targets(a.targets)), "pruned": _shares(a.pruned)}
+    if a.rounding:
+        choices["rounding"] = tuple(part.strip() for part in a.rounding.split(","))
+    config = SweepConfig(choices, trials=a.trials, storage=a.storage, workers=a.workers)
+    images = image_set(a.images)
+    images = images.take(a.limit) if a.limit else images
+    evaluator = Evaluator(
+        create(a.model, weights=a.weights, input_shape=a.input),
+        images,
+        train=image_set(a.train) if a.train else None,
+        calibration=image_set(a.calibration).take(32) if a.calibration else None,
+        out=a.out,
+    )
+    found = search(evaluator, config, ray=a.ray, show=lambda line: print(line, file=sys.stderr))
+    if a.json:
+        found.save(a.json)
+    print(found)
+    best = found.best(load_budget(path) if (path := _budget(a.budget)) else Budgets())
+    print(f"\n{best}")
+    return 0 if best.choice else 1
+
+
+def _shares(text: str) -> tuple[float, ...]:
     try:
-        result = RunResult.load(file)
-    except FileNotFoundError as error:
-        raise InputError(
-            f"there is no run at {file}.", "the file is missing.", "make one with `edge-lab run`."
-        ) from error
-    except EdgeLabError:
-        raise
-    except Exception as error:  # JSON, or cattrs' own group of errors
-        why = f"it is not what `edge-lab run` writes: {type(error).__name__}."
-        raise InputError(f"{file} can't be read.", why, "make it again with `edge-lab run`.") from error
-    if a.markdown:
-        print(pages.markdown(result))
-        return 0
-    print(pages.write(result, a.out or file.with_name("report.html")))
-    return 0
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        why = "it is a list of shares from 0 to 1."
+        raise InputError(f"--pruned {text!r} can't be read.", why, "for example --pruned 0,0.25,0.5") from error
+
+
+def report(a: Namespace) -> int:
+    """`edge-lab report`: a run or a file of measurements, whichever it is."""
+    from edge_lab.report.file import page_of
+
+    return page_of(a.result, a.out, markdown=a.markdown)
 
 
 def targets(a: Namespace) -> int:

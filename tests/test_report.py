@@ -15,7 +15,7 @@ import pytest
 from edge_lab import report
 from edge_lab.errors import EdgeLabError
 from edge_lab.measure.result import Example, Failure, RunResult, TargetResult, Verdict
-from edge_lab.report import charts, findings
+from edge_lab.report import charts, findings, scatter
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=http://evil.example/x onerror=1>\x1b[31m|`"
 JPEG = base64.b64encode(b"\xff\xd8\xff\xe0 not a real picture").decode()
@@ -194,7 +194,7 @@ def test_axis_ticks_are_round_and_cover_the_data(low: float, high: float) -> Non
 
 def test_numbers_in_the_scatter_do_not_cover_each_other() -> None:
     places = [(90.0, 50.0), (90.5, 51.0), (91.0, 50.5), (20.0, 80.0), (20.5, 81.0), (90.2, 49.0)]
-    offsets = charts._place_labels(places)
+    offsets = scatter._place_labels(places)
     for width in (270.0, 460.0):
         spots = [(x * width / 100 + dx, y * 2.4 + dy) for (x, y), (dx, dy) in zip(places, offsets, strict=True)]
         apart = [math.dist(a, b) for i, a in enumerate(spots) for b in spots[:i]]

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from edge_lab.files import writing_file
 from edge_lab.measure.result import RunResult
-from edge_lab.report import charts, findings
+from edge_lab.report import charts, findings, scatter
 from edge_lab.report.templates import render
 from edge_lab.report.text import markdown, table
 
 __all__ = ["html", "markdown", "table", "write"]
+
 
 def html(run: RunResult) -> str:
     """One self-contained page: no script, nothing loaded from anywhere, light and dark, readable on a phone.
@@ -45,7 +46,7 @@ def html(run: RunResult) -> str:
         size=charts.size(run),
         latency=charts.latency(run),
         quality=charts.quality(run),
-        scatter=charts.scatter(run),
+        scatter=scatter.of_run(run),
         examples=shown,
         STATES=findings.STATES,
     )

@@ -57,35 +57,16 @@ class Chart:
     note: str = ""
 
 
-@dataclass(frozen=True)
-class Point:
-    """A target in the scatter: x and y in percent (y from the top); its number sits (dx, dy) pixels away."""
-
-    number: int
-    x: float
-    y: float
-    dx: float
-    dy: float
-    tone: str
-    title: str
-
-
-@dataclass(frozen=True)
-class Scatter:
-    """Size against latency; the corner near zero is the good one."""
-
-    points: tuple[Point, ...]
-    x_ticks: tuple[Tick, ...]
-    y_ticks: tuple[Tick, ...]
-    summary: str
-
-
 def tone(run: RunResult, row: TargetResult) -> str:
     """Colour of a target: its precision, as the legend says. Eager PyTorch has its own."""
     if row is run.rows[0]:
         return "eager"
-    precision = row.precision.lower()
-    return next((t for t in ("int8", "fp16", "fp32") if precision.startswith(t)), "other")
+    return tone_of(row.precision)
+
+
+def tone_of(precision: str) -> str:
+    """Colour of a precision."""
+    return next((t for t in ("int8", "fp16", "fp32") if precision.lower().startswith(t)), "other")
 
 
 def nice_ticks(low: float, high: float, about: int = 5) -> list[float]:
@@ -102,7 +83,7 @@ def nice_ticks(low: float, high: float, about: int = 5) -> list[float]:
     return [round(i * step, 10) for i in range(first, last + 1)]
 
 
-def _axis(values: Iterable[float], room: float = 100.0) -> tuple[float, list[Tick]]:
+def axis_of(values: Iterable[float], room: float = 100.0) -> tuple[float, list[Tick]]:
     """A scale from zero: percent per unit, and its ticks. The last tick is dropped if it lies beyond the plot."""
     top = max(values, default=0.0)
     if top <= 0:
@@ -114,7 +95,7 @@ def _axis(values: Iterable[float], room: float = 100.0) -> tuple[float, list[Tic
 
 def size(run: RunResult) -> Chart:
     """Bars: megabytes of the program on disk."""
-    per_unit, ticks = _axis((r.size_mb or 0.0 for r in run.rows if known(r.size_mb)), ROOM)
+    per_unit, ticks = axis_of((r.size_mb or 0.0 for r in run.rows if known(r.size_mb)), ROOM)
     rows = []
     for row in run.rows:
         if known(row.size_mb):
@@ -123,6 +104,13 @@ def size(run: RunResult) -> Chart:
         else:
             rows.append(_absent(run, row))
     return Chart(tuple(rows), tuple(ticks), "MB on disk", _summary("Size in MB", rows))
+
+
+def bars(lines: Sequence[tuple[str, str, float]], axis: str) -> Chart:
+    """Bars from zero: label, colour and value of each."""
+    per_unit, ticks = axis_of((value for _, _, value in lines), ROOM)
+    rows = [Row(name, tone, (Mark(v * per_unit),), number(v), v * per_unit) for name, tone, v in lines]
+    return Chart(tuple(rows), tuple(ticks), axis, _summary(axis, rows))
 
 
 def _absent(run: RunResult, row: TargetResult) -> Row:
@@ -165,7 +153,7 @@ def strips(lines: Sequence[Timed], axis: str) -> Chart:
         for t in lines
         if known(t.p50_ms)
     ]
-    per_unit, ticks = _axis(tops, ROOM)
+    per_unit, ticks = axis_of(tops, ROOM)
     rows, beyond = [], 0
     for line in lines:
         if not known(line.p50_ms):
@@ -227,56 +215,3 @@ def quality(run: RunResult) -> Chart:
     drawn = tuple(Tick(at(v), f"{v:g}") for v in ticks)
     note = "" if first <= 0 else f"the axis starts at {first:g} %"
     return Chart(tuple(rows), drawn, "percent of pictures", _summary("Agreement and Top-1 in percent", rows), note)
-
-
-def scatter(run: RunResult) -> Scatter | None:
-    """Size (x, MB) against median latency (y, ms); None if fewer than two targets have both."""
-    both = [(n, r) for n, r in enumerate(run.rows, 1) if known(r.size_mb) and known(r.p50_ms)]
-    if len(both) < 2:
-        return None
-    x_unit, x_ticks = _axis((r.size_mb or 0.0 for _, r in both), 86.0)
-    y_unit, y_ticks = _axis((r.p50_ms or 0.0 for _, r in both), 86.0)
-    if not (x_unit and y_unit):
-        return None
-    places = [((r.size_mb or 0.0) * x_unit, 100 - (r.p50_ms or 0.0) * y_unit) for _, r in both]
-    offsets = _place_labels(places)
-    points = [
-        Point(n, x, y, dx, dy, tone(run, r), f"{r.target}: {number(r.size_mb)} MB, {number(r.p50_ms)} ms")
-        for (n, r), (x, y), (dx, dy) in zip(both, places, offsets, strict=True)
-    ]
-    return Scatter(
-        tuple(points),
-        tuple(x_ticks),
-        tuple(Tick(100 - t.at, t.label) for t in y_ticks),
-        clean("Size against median latency: " + "; ".join(p.title for p in points)),
-    )
-
-
-def _place_labels(places: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Pixel offsets of the numbers, greedily the nearest free spot, on a phone's width and on a desk's."""
-    widths, height, gap = (270.0, 460.0), 240.0, 19.0
-    spots = [
-        (radius * math.cos(turn * math.pi / 8), radius * math.sin(turn * math.pi / 8))
-        for radius in (17.0, 28.0, 40.0, 54.0)
-        for turn in (-2, 0, 2, -4, 4, -6, 6, 8, -1, 1, 3, -3, 5, -5, 7, -7)
-    ]
-    placed: list[tuple[float, float]] = []
-    for i, (x, y) in enumerate(places):
-
-        def free(spot: tuple[float, float], i: int = i, x: float = x, y: float = y) -> bool:
-            for width in widths:
-                cx, cy = x * width / 100 + spot[0], y * height / 100 + spot[1]
-                if not (-6 < cx < width + 6 and 4 < cy < height - 4):
-                    return False
-                dots = [(px * width / 100, py * height / 100, gap - 6) for px, py in places]
-                labels = [
-                    (px * width / 100 + dx, py * height / 100 + dy, gap)
-                    for (px, py), (dx, dy) in zip(places[:i], placed, strict=True)
-                ]
-                if any(math.hypot(cx - ox, cy - oy) < need for ox, oy, need in (*dots, *labels)):
-                    return False
-            return True
-
-        spot = next((s for s in spots if free(s)), spots[0])
-        placed.append((round(spot[0], 1), round(spot[1], 1)))
-    return placed

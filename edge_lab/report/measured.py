@@ -16,7 +16,7 @@ def table(found: Measurements) -> str:
     rows = [_row(label, item, joules) for label, item in zip(found.labels, found, strict=True)]
     head = _HEAD + (["mJ each"] if joules else [])
     lines = [found.heading, "", *aligned([head, *rows], left=1), ""]
-    lines += [f"{kind}: {text}" for kind, text in _how(found)]
+    lines += [f"{kind}: {text}" for kind, text in how(found)]
     lines += [f"note: {reason}" for reason in found.gate.reasons]
     lines += [f"note {item.name}: {note}" for item in found for note in item.notes]
     return "\n".join(lines)
@@ -32,7 +32,7 @@ def _row(label: str, item: Measurement, joules: bool) -> list[str]:
     return [label, str(times.threads), *map(number, cells), *([number(each and 1e3 * each)] if joules else [])]
 
 
-def _how(found: Measurements) -> list[tuple[str, str]]:
+def how(found: Measurements) -> list[tuple[str, str]]:
     """Each kind of measurement once: how many samples, which clock."""
     seen: dict[tuple[str, str], None] = {}
     for item in found:

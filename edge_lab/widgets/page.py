@@ -56,11 +56,6 @@ class Shown:
     sides: tuple[Side, ...]
 
 
-def tone(precision: str) -> str:
-    """The colour of a precision, as in the report."""
-    return next((t for t in ("int8", "fp16", "fp32") if precision.startswith(t)), "other")
-
-
 def _fragment(name: str, *values: object) -> str:
     macros: Any = template("dashboard.jinja").module
     return str(getattr(macros, name)(*values))
@@ -111,7 +106,9 @@ def _card(
     facts += _quality(place, choice, item, pair)
     version = installed(bundle)
     engine = f"{bundle.runtime.package} {version}" if version else f"{bundle.runtime.package}, not installed"
-    return Side(place, choice.label, tone(choice.precision), engine, tuple(facts), (problem,) if problem else ())
+    return Side(
+        place, choice.label, charts.tone_of(choice.precision), engine, tuple(facts), (problem,) if problem else ()
+    )
 
 
 def _time(item: Measurement | None, pair: Pair | None, place: str) -> Fact:
@@ -153,7 +150,7 @@ def strip(pair: Pair, choices: Sequence[Choice]) -> str:
     lines = [
         charts.Timed(
             c.label,
-            tone(c.precision),
+            charts.tone_of(c.precision),
             m.latency.p50_ms,
             m.latency.p90_ms,
             m.latency.p99_ms,
@@ -180,7 +177,9 @@ def answers(
         judged = place == "right" and best and first is not None and choices[0] is not choices[1]
         other = bool(judged and best[0].index != first)
         verdict = ("another first answer" if other else "the same first answer") if judged else ""
-        sides.append(Side(place, choice.label, tone(choice.precision), answers=best, verdict=verdict, other=other))
+        sides.append(
+            Side(place, choice.label, charts.tone_of(choice.precision), answers=best, verdict=verdict, other=other)
+        )
     return _fragment("answers", Shown(name, truth, encoded, max(image.size) <= 64, tuple(sides)))
 
 
