@@ -1,0 +1,96 @@
+"""A Ray cluster as the place where trials run: the driver holds the study, workers only evaluate."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from edge_lab.errors import EdgeLabError, MissingTool
+from edge_lab.sweep.study import Show, ask, count, earlier, lost, open_study, settings_of, tell, tell_failed
+from edge_lab.sweep.trial import Evaluate, Scores, SweepConfig
+
+
+def run_ray(config: SweepConfig, evaluate: Evaluate, show: Show, *, address: str = "local") -> Any:
+    """Evaluate `config.workers` trials at a time on a cluster; returns Optuna's study.
+
+    Args:
+        config: the study may be in memory: only this process touches it.
+        evaluate: goes to the workers by cloudpickle; what it imports must be installed there.
+        show: takes lines of progress.
+        address: "local" starts a cluster on this machine and stops it again; otherwise an address that ray.init takes,
+            such as "auto" or "ray://head:10001".
+
+    Raises:
+        MissingTool: Ray is not installed.
+    """
+    ray = _ray()
+    started = not ray.is_initialized()
+    if started:
+        _connect(ray, config, address)
+    try:
+        return _drive(ray, config, evaluate, show)
+    finally:
+        if started:
+            ray.shutdown()
+
+
+def _ray() -> Any:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        import ray
+    except ImportError as error:
+        raise MissingTool("this sweep needs Ray.", "it is not installed.", "pip install 'edge-lab[sweep]'") from error
+    return ray
+
+
+def _connect(ray: Any, config: SweepConfig, address: str) -> None:
+    quiet = {"logging_level": "error", "log_to_driver": False}
+    if address == "local":
+        memory = 100 * 2**20  # scores are small; the default takes a third of the machine
+        ray.init(num_cpus=config.workers, include_dashboard=False, object_store_memory=memory, **quiet)
+    else:
+        ray.init(address=address, **quiet)
+
+
+def _drive(ray: Any, config: SweepConfig, evaluate: Evaluate, show: Show) -> Any:
+    study = open_study(config)
+    remote = ray.remote(num_cpus=1, max_retries=0)(_evaluate)
+    shared = ray.put(evaluate)
+    running: dict[Any, Any] = {}  # Ray's promise: the trial
+    while True:
+        while len(running) < config.workers and (trial := ask(study, config, worker="ray")) is not None:
+            settings = settings_of(trial, config)
+            if known := earlier(study, settings):
+                tell(study, trial, known)
+            else:
+                running[remote.remote(shared, settings)] = trial
+        if not running:
+            return study
+        done, _ = ray.wait(list(running), num_returns=1)
+        _settle(ray, study, done[0], running.pop(done[0]), show)
+        show(f"{count(study)}/{config.trials} trials")
+
+
+def _evaluate(evaluate: Evaluate, settings: dict[str, Any]) -> Scores | str:
+    """In a worker: scores, or why these settings do not work."""
+    try:
+        return evaluate(settings)
+    except EdgeLabError as error:
+        return error.why
+
+
+def _settle(ray: Any, study: Any, promise: Any, trial: Any, show: Show) -> None:
+    try:
+        found = ray.get(promise)
+    except ray.exceptions.RayTaskError:  # a fault of our own: the same everywhere
+        lost(study, trial.number)
+        raise
+    except ray.exceptions.RayError as error:  # killed, out of memory, node gone
+        lost(study, trial.number)
+        show(f"a worker was lost ({type(error).__name__}); its trial is tried again")
+        return
+    if isinstance(found, str):
+        tell_failed(study, trial, found)
+    else:
+        tell(study, trial, found)
