@@ -253,7 +253,7 @@ def test_every_color_becomes_the_same_grey(lib: ctypes.CDLL) -> None:
 
 def test_a_very_long_picture_needs_no_more_memory(lib: ctypes.CDLL) -> None:
     how = Preprocess(300, (224, 224), (0.5,) * 3, (0.5,) * 3)
-    line = np.random.default_rng(0).integers(0, 256, (1, 50_000, 3), np.uint8)  # 300 x 15 million resized
+    line = np.random.default_rng(0).integers(0, 256, (1, 50_000, 3), np.uint8)  # resized: 300 x 15 million
     assert np.isfinite(by_runner(lib, line, how)).all()
     short = line[:, 24_000:24_300]
     assert same_bits(by_runner(lib, short, how), by_python(short, how, two_steps=True))

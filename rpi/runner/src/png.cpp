@@ -47,6 +47,12 @@ bool read_header(Reader& r) {
   png_set_read_fn(r.png, &r, take);
   png_read_info(r.png, r.info);
   png_get_IHDR(r.png, r.info, &r.width, &r.height, &r.depth, &r.kind, nullptr, nullptr, nullptr);
+  return true;
+}
+
+// Allocates rows: the size must have been checked.
+bool prepare(Reader& r) {
+  if (setjmp(png_jmpbuf(r.png))) return false;
   png_set_packing(r.png);  // one value a byte
   png_set_interlace_handling(r.png);
   png_read_update_info(r.png, r.info);
@@ -115,6 +121,7 @@ Decoded decode_png(const std::vector<uint8_t>& bytes, const std::string& name, u
   r.data = bytes.data(), r.bytes = bytes.size();
   if (!read_header(r)) bad_image(name, std::string("PNG: ") + r.message);
   check_pixels(r.width, r.height, most_pixels, name);
+  if (!prepare(r)) bad_image(name, std::string("PNG: ") + r.message);
   const size_t stride = png_get_rowbytes(r.png, r.info);
   std::vector<uint8_t> raw(stride * r.height);
   std::vector<png_bytep> rows(r.height);
