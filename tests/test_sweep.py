@@ -44,17 +44,16 @@ def config(**more: object) -> SweepConfig:
 
 def test_a_sweep_finds_a_front_and_a_choice(tmp_path: Path) -> None:
     found = sweep(Pretend(), config(trials=40))
-    assert len([t for t in found.trials if t.scores]) == 40
-    assert len(found.candidates) <= 11  # of 12 settings, one of which can't be exported
+    assert len(found.candidates) == len([t for t in found.trials if t.scores]) == 11  # one of 12 can't be exported
     assert "width=8 bits=8" not in {c.name for c in found.front.beaten}  # the most accurate there is
     assert found.best().choice is not None
-    assert {t.why for t in found.failed} <= {"4 bits of nothing."}
+    assert [t.why for t in found.failed] == ["4 bits of nothing."]
     found.save(tmp_path / "sweep.json")
     assert SweepResult.load(tmp_path / "sweep.json") == found
     assert str(found).count("\n") >= len(found.candidates)
 
 
-def test_the_same_settings_are_evaluated_once() -> None:
+def test_no_settings_are_evaluated_twice_and_a_small_space_is_tried_whole() -> None:
     calls: list[str] = []
 
     def evaluate(settings: Settings) -> Scores:
@@ -62,11 +61,11 @@ def test_the_same_settings_are_evaluated_once() -> None:
         return Scores(1.0, 1.0, 90.0, 100)
 
     sweep(evaluate, config(trials=60))
-    assert len(calls) == len(set(calls)) <= 12
+    assert len(calls) == len(set(calls)) == 12
 
 
 def test_the_same_seed_tries_the_same(tmp_path: Path) -> None:
-    runs = [[t.settings for t in sweep(Pretend(), config(seed=s)).trials] for s in (1, 1, 2)]
+    runs = [[t.settings for t in sweep(Pretend(), config(trials=6, seed=s)).trials] for s in (1, 1, 2)]
     assert runs[0] == runs[1] != runs[2]
 
 
@@ -84,7 +83,7 @@ def test_interrupted_and_run_again_it_goes_on(tmp_path: Path) -> None:
     first = [t for t in read(stored).trials if t.scores]
     assert 3 <= len(first) <= 4
     again = sweep(Pretend(), stored)
-    assert len([t for t in again.trials if t.scores]) == 10
+    assert len([t for t in again.trials if t.scores or t.why == "4 bits of nothing."]) == 10
     assert [t for t in again.trials if t.scores][: len(first)] == first
 
 
@@ -97,23 +96,23 @@ def test_a_killed_process_costs_one_trial_and_its_settings_are_tried_again(tmp_p
     assert any("its trial is tried again" in line for line in lines)
     assert [t.why for t in found.failed if t.settings.get("bits") == 32] == ["its worker was lost"]
     assert any(t.settings == {"width": 8, "bits": 32} for t in found.trials if t.scores)
-    assert 30 <= len([t for t in found.trials if t.scores]) <= 31  # two may take the last one at once
+    assert len(found.candidates) == 11
 
 
 def test_two_machines_join_one_study(tmp_path: Path) -> None:
-    from edge_lab.sweep.study import ask, open_study, settings_of
+    from edge_lab.sweep.study import ask, open_study
 
     stored = config(storage=f"sqlite:///{tmp_path / 's.db'}", stale_s=0.5)
     elsewhere = open_study(stored, worker=1)
-    gone = ask(elsewhere, stored, worker="another:1")  # another machine takes a trial and is switched off
-    assert gone is not None
-    wanted = settings_of(gone, stored)
+    asked = ask(elsewhere, stored, worker="another:1")  # another machine takes a trial and is switched off
+    assert asked is not None
+    wanted = asked[1]
     time.sleep(0.6)
     found = sweep(Pretend(), stored)
     assert found.trials[0].why == "its worker was lost"
     assert found.trials[0].settings == wanted
-    assert [t.settings for t in found.trials if t.number > 0].count(wanted) >= 1
-    assert len([t for t in found.trials if t.scores]) == 10
+    assert [t.settings for t in found.trials if t.number > 0].count(wanted) == 1
+    assert len(found.trials) == 11
 
 
 def test_a_ray_cluster_loses_one_worker_and_one_trial(tmp_path: Path) -> None:
@@ -135,7 +134,7 @@ def test_a_ray_cluster_loses_one_worker_and_one_trial(tmp_path: Path) -> None:
     assert sum("its trial is tried again" in line for line in lines) == 1
     assert [t.why for t in found.failed] == ["its worker was lost"]
     assert any(t.settings == {"width": 8, "bits": 32} for t in found.trials if t.scores)
-    assert len([t for t in found.trials if t.scores]) == 30
+    assert len(found.candidates) == 12
     assert len({t.scores.bundle for t in found.trials if t.scores}) >= 2  # both workers worked
 
 
@@ -144,7 +143,6 @@ def test_a_ray_cluster_loses_one_worker_and_one_trial(tmp_path: Path) -> None:
     [
         ({"choices": {}}, "nothing to try"),
         ({"choices": {"a": ()}}, "'a' has no values"),
-        ({"choices": CHOICES, "workers": 2}, "in memory"),
         ({"choices": CHOICES, "trials": 0}, "nothing to try"),
     ],
 )
@@ -167,9 +165,9 @@ def test_a_real_network(tmp_path: Path) -> None:
     images = data.load("digits", "test").take(40)
     model = edge_lab.create("tinynet")
     choices = {"target": ("linux-xnnpack-fp32", "linux-xnnpack-int8"), "pruned": (0.0, 0.5)}
-    found = sweep(Evaluator(model, images, out=tmp_path, rounds=10), SweepConfig(choices, trials=12))
+    found = sweep(Evaluator(model, images, out=tmp_path, rounds=10), SweepConfig(choices, trials=4))
     sizes = {(c.target, c.pruned): c.size_mb for c in found.candidates}
-    assert len(sizes) >= 3
+    assert len(sizes) == 4
     assert not found.failed
     for (target, pruned), size in sizes.items():
         assert pruned == 0 or size < sizes.get((target, 0.0), float("inf"))
@@ -186,11 +184,11 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
         "import sys\n" + f"sys.path.insert(0, {str(Path(nets.__file__).parent)!r})\nfrom nets import good\n"
     )
     arguments = ["sweep", "my_model.py:good", "--images", "photos", "--limit", "4", "--targets", "linux-onnx-fp32"]
-    assert cli.main([*arguments, "--trials", "2", "--json", "s.json", "--out", "out"]) == 0
+    assert cli.main([*arguments, "--json", "s.json", "--out", "out"]) == 0
     shown = capsys.readouterr()
     assert "recommended: target=linux-onnx-fp32" in shown.out
-    assert "2/2" in shown.err
-    assert len(SweepResult.load(tmp_path / "s.json").trials) == 2
+    assert "1/1" in shown.err
+    assert len(SweepResult.load(tmp_path / "s.json").trials) == 1
     assert cli.main([*arguments, "--workers", "2"]) == 2
     assert "can't share a study" in capsys.readouterr().err
 
@@ -200,5 +198,5 @@ def test_a_sweep_where_nothing_works_ends() -> None:
         raise EdgeLabError("no program.", "nothing works.", "give up.")
 
     found = sweep(never, config(trials=5))
-    assert len(found.failed) == 10
+    assert len(found.failed) == 5
     assert not found.candidates

@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from edge_lab.errors import EdgeLabError, MissingTool
-from edge_lab.sweep.study import Show, ask, count, earlier, lost, open_study, settings_of, tell, tell_failed
+from edge_lab.sweep.study import Show, ask, count, lost, open_study, tell, tell_failed
 from edge_lab.sweep.trial import Evaluate, Scores, SweepConfig
 
 
@@ -59,17 +59,14 @@ def _drive(ray: Any, config: SweepConfig, evaluate: Evaluate, show: Show) -> Any
     shared = ray.put(evaluate)
     running: dict[Any, Any] = {}  # Ray's promise: the trial
     while True:
-        while len(running) < config.workers and (trial := ask(study, config, worker="ray")) is not None:
-            settings = settings_of(trial, config)
-            if known := earlier(study, settings):
-                tell(study, trial, known)
-            else:
-                running[remote.remote(shared, settings)] = trial
+        while len(running) < config.workers and (asked := ask(study, config, worker="ray")) is not None:
+            trial, settings = asked
+            running[remote.remote(shared, settings)] = trial
         if not running:
             return study
         done, _ = ray.wait(list(running), num_returns=1)
         _settle(ray, study, done[0], running.pop(done[0]), show)
-        show(f"{count(study)}/{config.trials} trials")
+        show(f"{count(study)}/{config.wanted} trials")
 
 
 def _evaluate(evaluate: Evaluate, settings: dict[str, Any]) -> Scores | str:

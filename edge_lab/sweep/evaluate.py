@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from edge_lab.bundle import Bundle
 
 REFERENCE = "linux-xnnpack-fp32"
+_ENOUGH = 200  # pictures that statistics of batch norms can be taken from
 _ROUNDING = ("nearest", "second-order")
 _KNOWN = ("target", "pruned", "rounding", "per_channel", "keep_float")
 
@@ -35,7 +36,8 @@ class Evaluator:
     Attributes:
         model: float32 and trained; pickles.
         images: what accuracy is counted on: Top-1 if they are labelled as the model is, else agreement with the model.
-        train: what a pruned network is trained on; None: pruned networks are only given new batch norm statistics.
+        train: what a pruned network is trained on; None: it only gets new batch norm statistics, from `images` if there
+            are enough.
         fit: how it is trained.
         calibration: for int8; default: crops of shipped photos.
         out: bundles go here, one folder for each width; what is there already is reused.
@@ -108,7 +110,10 @@ class Evaluator:
             return self.model
         name = f"{self.model.spec.name}-pruned{round(100 * pruned)}"
         narrow = prune(self.model, Structured(pruned))
-        narrow = refresh_norm(replace(narrow, spec=narrow.spec.with_(name=name)), self.train or self.images)
+        narrow = replace(narrow, spec=narrow.spec.with_(name=name))
+        seen = self.train or self.images
+        if len(seen) >= _ENOUGH:
+            narrow = refresh_norm(narrow, seen)
         if self.train is None:
             return narrow
         keep = Path(self.out) / name / f"{self.fit.key}-{self.train.fingerprint[:8]}.pt"

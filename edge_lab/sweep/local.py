@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+from edge_lab.errors import InputError
 from edge_lab.sweep.study import Show, lost_by, open_study, work
 from edge_lab.sweep.trial import Evaluate, SweepConfig
 
@@ -16,6 +17,12 @@ def run_processes(config: SweepConfig, evaluate: Evaluate, show: Show) -> None:
 
     `evaluate` must pickle. Ctrl-C ends all of them; the study keeps what was finished.
     """
+    if config.storage is None:
+        raise InputError(
+            f"{config.workers} workers can't share a study that is in memory.",
+            "each is a process of its own.",
+            "name a storage: storage='sweep.journal'.",
+        )
     context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
     study = open_study(config)
     spare = config.workers + 2  # workers that may die before the sweep gives up: a fault of every trial ends it

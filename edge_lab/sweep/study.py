@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import itertools
 import os
+import random
 import socket
 from collections.abc import Callable
 from dataclasses import asdict
@@ -20,6 +22,7 @@ from edge_lab.sweep.trial import Evaluate, Scores, SweepConfig, Trial, Value
 Show = Callable[[str], None]
 _DIRECTIONS = ("minimize", "minimize", "maximize")  # size, latency, accuracy
 _AGAIN = "tried again"  # mark of settings that were enqueued after their worker was lost
+_TWIN = "known settings"  # mark of proposals that were not worth a trial
 
 
 def optuna() -> Any:
@@ -77,49 +80,59 @@ def work(
 ) -> None:
     """Take part in a study until it has its trials; several workers may do so at once, here or elsewhere."""
     study = open_study(config, worker=worker) if study is None else study
-    while (trial := ask(study, config, worker=f"{socket.gethostname()}:{os.getpid()}")) is not None:
-        settings = settings_of(trial, config)
+    while (asked := ask(study, config, worker=f"{socket.gethostname()}:{os.getpid()}")) is not None:
+        trial, settings = asked
         try:
-            scores = earlier(study, settings) or evaluate(settings)
+            scores = evaluate(settings)
         except EdgeLabError as error:
             tell_failed(study, trial, error.why)
-            show(f"{count(study)}/{config.trials} {_name(settings)}: {error.what}")
+            show(f"{count(study)}/{config.wanted} {_name(settings)}: {error.what}")
             continue
         except BaseException:  # Ctrl-C, or a fault of our own: the trial is lost, the study is not
             with contextlib.suppress(Exception):
                 lost(study, trial.number)
             raise
         tell(study, trial, scores)
-        show(f"{count(study)}/{config.trials} {_name(settings)}: {_told(scores)}")
+        show(f"{count(study)}/{config.wanted} {_name(settings)}: {_told(scores)}")
 
 
-def ask(study: Any, config: SweepConfig, *, worker: str = "") -> Any | None:
-    """The next trial; None when the study has enough of them, those that are being worked on included.
+def ask(study: Any, config: SweepConfig, *, worker: str = "") -> tuple[Any, dict[str, Value]] | None:
+    """The next trial and its settings; None when the study has enough, those that are being worked on included.
 
-    Failed ones do not count, up to twice as many as were asked for: a sweep where nothing works must end too.
+    No settings are tried twice: where the sampler proposes known ones, others are drawn at random.
     """
     expire(study, config.stale_s)
+    while True:
+        known = _known(study)
+        if len(known) >= config.wanted:
+            return None
+        trial = study.ask()
+        trial.set_user_attr("worker", worker)
+        settings = {name: trial.suggest_categorical(name, list(values)) for name, values in config.choices.items()}
+        if tuple(settings.values()) not in known:
+            return trial, settings
+        trial.set_user_attr(_TWIN, True)
+        study.tell(trial, state=optuna().trial.TrialState.FAIL)
+        names = list(config.choices)
+        free = [c for c in itertools.product(*config.choices.values()) if c not in known]
+        chosen = random.Random(f"{config.seed}/{trial.number}").choice(free)
+        study.enqueue_trial(dict(zip(names, chosen, strict=True)))
+
+
+def _known(study: Any) -> set[tuple[Value, ...]]:
+    """Settings that were tried or are being tried; those that cost two workers too, since they may be the cause."""
     states = optuna().trial.TrialState
-    good = study.get_trials(deepcopy=False, states=(states.COMPLETE, states.RUNNING))
-    failed = study.get_trials(deepcopy=False, states=(states.FAIL,))
-    if len(good) >= config.trials or len(failed) >= 2 * config.trials:
-        return None
-    trial = study.ask()
-    trial.set_user_attr("worker", worker)
-    return trial
-
-
-def settings_of(trial: Any, config: SweepConfig) -> dict[str, Value]:
-    """Draw every setting of a trial."""
-    return {name: trial.suggest_categorical(name, list(values)) for name, values in config.choices.items()}
-
-
-def earlier(study: Any, settings: dict[str, Value]) -> Scores | None:
-    """What the same settings scored before: a trial is never computed twice."""
-    for trial in study.get_trials(deepcopy=False, states=(optuna().trial.TrialState.COMPLETE,)):
-        if trial.params == settings and "scores" in trial.user_attrs:
-            return Scores(**trial.user_attrs["scores"])
-    return None
+    names = list(study.user_attrs["choices"])
+    known, fatal = set(), set()
+    for trial in study.get_trials(deepcopy=False, states=(states.COMPLETE, states.FAIL, states.RUNNING)):
+        if len(trial.params) < len(names) or trial.user_attrs.get(_TWIN):
+            continue
+        settings = tuple(trial.params[name] for name in names)
+        if trial.state != states.FAIL or "why" in trial.user_attrs or settings in fatal:
+            known.add(settings)
+        else:
+            fatal.add(settings)
+    return known
 
 
 def tell(study: Any, trial: Any, scores: Scores) -> None:
@@ -175,6 +188,7 @@ def trials_of(study: Any) -> tuple[Trial, ...]:
             trial.user_attrs.get("worker", ""),
         )
         for trial in study.get_trials(deepcopy=False, states=(states.COMPLETE, states.FAIL))
+        if not trial.user_attrs.get(_TWIN)
     )
 
 

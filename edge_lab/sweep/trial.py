@@ -59,7 +59,8 @@ class SweepConfig:
 
     Attributes:
         choices: the values of each setting, by name.
-        trials: how many settings to try, those of earlier runs of the same study included.
+        trials: how many settings to try, those of earlier runs of the same study included; none is tried twice, so a
+            small space is tried whole.
         sampler: "tpe" (J. Bergstra et al., "Algorithms for Hyper-Parameter Optimization", NeurIPS 2011) or "random".
         seed: of the sampler; worker n uses seed + n.
         storage: where the study lives: None (in memory, lost at the end), a file (.journal), which several processes
@@ -86,17 +87,16 @@ class SweepConfig:
                 f"setting {empty[0]!r} has no values." if empty else "it needs settings, trials and a worker.",
                 "SweepConfig({'target': ('linux-xnnpack-int8', 'linux-onnx-int8')}, trials=20)",
             )
-        if self.workers > 1 and self.storage is None:
-            raise InputError(
-                f"{self.workers} workers can't share a study that is in memory.",
-                "each is a process of its own.",
-                "name a storage: storage='sweep.journal'.",
-            )
 
     @property
     def size(self) -> int:
         """How many settings there are at all."""
-        return prod(len(values) for values in self.choices.values())
+        return prod(len(set(values)) for values in self.choices.values())
+
+    @property
+    def wanted(self) -> int:
+        """Settings that will be tried."""
+        return min(self.trials, self.size)
 
 
 @dataclass(frozen=True)
