@@ -118,7 +118,8 @@ class Evaluator:
             return narrow
         keep = Path(self.out) / name / f"{self.fit.key}-{self.train.fingerprint[:8]}.pt"
         keep.parent.mkdir(parents=True, exist_ok=True)
-        return finetune(narrow, self.train, self.images, self.fit, checkpoint=keep, progress=False).model
+        watched = self.train.take(min(len(self.train), _ENOUGH))  # never the images that the result is judged by
+        return finetune(narrow, self.train, watched, self.fit, checkpoint=keep, progress=False).model
 
     def _calibration_inputs(self, model: Model) -> list[np.ndarray]:
         from edge_lab.export import _calibration_inputs
