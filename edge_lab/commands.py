@@ -6,8 +6,12 @@ import sys
 from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edge_lab.errors import InputError
+
+if TYPE_CHECKING:
+    from edge_lab.data import ImageSet
 
 
 def version(_: Namespace) -> int:
@@ -279,7 +283,7 @@ def sweep(a: Namespace) -> int:
     evaluator = Evaluator(
         create(a.model, weights=a.weights, input_shape=a.input),
         images,
-        train=image_set(a.train) if a.train else None,
+        train=_train_set(a.train) if a.train else None,
         calibration=image_set(a.calibration).take(32) if a.calibration else None,
         out=a.out,
     )
@@ -290,6 +294,14 @@ def sweep(a: Namespace) -> int:
     best = found.best(load_budget(path) if (path := _budget(a.budget)) else Budgets())
     print(f"\n{best}")
     return 0 if best.choice else 1
+
+
+def _train_set(name: str) -> ImageSet:
+    """The training split of a set by name; a folder as it is."""
+    from edge_lab import data
+    from edge_lab.flow import image_set
+
+    return data.load(name, "train") if name in data.sets() else image_set(name)
 
 
 def _shares(text: str) -> tuple[float, ...]:
