@@ -59,7 +59,7 @@ def _panel(axes: Axes, peaks: Peaks, table: PeerTable, engines: list[str]) -> No
         at *= 1.07 ** (engines.index(row.peer.label) - len(engines) / 2)
         reached = table.flops / (1e6 * row.p50_ms[peaks.threads])
         axes.plot(at, reached, **_style(row, engines))
-    axes.set(xscale="log", yscale="log", xlabel="operations per byte moved (estimate; marks spread sideways)")
+    axes.set(xscale="log", yscale="log", xlabel="operations per byte moved (estimated)")
     for axis, ticks in ((axes.xaxis, _TICKS_X), (axes.yaxis, _TICKS_Y)):
         axis.set_major_locator(FixedLocator(ticks))
         axis.set_minor_locator(NullLocator())
