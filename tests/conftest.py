@@ -19,6 +19,49 @@ os.environ |= {name.lower(): os.environ[name] for name in ("HTTP_PROXY", "HTTPS_
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 
+# Files and labs that take longest, longest first: `make test` hands them out in this order, so that no worker is left
+# with a long one at the end. A name that is missing here costs a minute at most; everything else keeps its place.
+LONGEST = (
+    "test_labs",
+    "test_coverage",
+    "test_qat",
+    "test_peers",
+    "test_runner",
+    "02_measure_first",
+    "09_torch_export_and_aot",
+    "05_quantization_aware_training",
+    "07_distillation",
+    "06_pruning",
+    "13_accelerators",
+    "04_static_quantization",
+    "10_executorch",
+    "11_onnx",
+    "00_start_here",
+    "03_dynamic_and_weight_only",
+    "12_core_ml",
+    "14_compare_and_decide",
+    "01_train_and_evaluate",
+    "08_torchscript_and_lite",
+    "test_mil",
+    "test_onnx",
+    "test_inductor",
+    "test_torchscript",
+)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """pytest-xdist would hand out files with the most tests first: those are the quick ones."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, the same in every worker."""
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONGEST)))
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("real_data") and not os.environ.get("EDGE_LAB_DATA"):
         pytest.skip("the real data sets are not here: set EDGE_LAB_DATA")
