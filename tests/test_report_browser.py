@@ -129,3 +129,17 @@ def test_the_front_is_drawn_as_decide_finds_it(pages: dict[str, Path]) -> None:
     text = pages["run"].read_text(encoding="utf-8")
     assert text.count("<em>front</em>") == 2
     assert "recommended on these numbers" in pages["measured"].read_text(encoding="utf-8").lower()
+
+
+def test_report_draws_what_the_file_holds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from edge_lab import cli
+
+    some_measurements().save(tmp_path / "peers.json")
+    a_run().save(tmp_path / "run.json")
+    assert cli.main(["report", str(tmp_path / "peers.json")]) == 0
+    assert "edge-lab measurements" in (tmp_path / "peers.html").read_text(encoding="utf-8")
+    assert cli.main(["report", str(tmp_path)]) == 0
+    assert "edge-lab report" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    (tmp_path / "other.json").write_text("[1]", encoding="utf-8")
+    assert cli.main(["report", str(tmp_path / "other.json")]) != 0
+    assert "can't be read" in capsys.readouterr().err
