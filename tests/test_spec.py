@@ -110,7 +110,7 @@ def test_postprocess() -> None:
 
 
 def test_the_horizontal_pass_comes_first_for_tall_pictures_too() -> None:
-    """Pillow 13 turns the order round for them, unless it is asked for one pass at a time; C++ readers keep the order."""
+    """Pillow 13 turns the order round for them, unless asked for one pass at a time; C++ readers keep the order."""
     recipe = Preprocess(64, (64, 64), (0.0,) * 3, (1.0,) * 3, scale=1.0, interpolation="bicubic")
     spec = ModelSpec("m", "classify", TensorSpec("x", (1, 3, 64, 64)), recipe)
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (400, 100, 3), np.uint8))
