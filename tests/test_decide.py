@@ -89,6 +89,22 @@ def test_among_equals_accuracy_counts_only_by_whole_images() -> None:
     assert "more accurate (92.0 %)" in found.reason
 
 
+@pytest.mark.parametrize(("noise", "said"), [(0.0, "Round by round: 1.10x"), (0.5, "can't be told apart")])
+def test_a_difference_that_the_rounds_do_not_show_is_called_that(noise: float, said: str) -> None:
+    rng = random.Random(3)
+
+    def timed(name: str, ms: float) -> Candidate:
+        samples = tuple(ms / 1e3 * (1 + noise * rng.uniform(-1, 1)) for _ in range(20))
+        return replace(one(name, 5, ms), sitting="today", latency=Latency(samples, samples, 1))
+
+    fast, slow = timed("fast", 1.0), timed("slow", 1.1)
+    found = recommend([slow, fast], NO_LIMITS)
+    assert found.choice is fast  # whatever the doubt: never the slower median by more than 5 %
+    assert said in found.reason
+    elsewhere = replace(slow, sitting="yesterday")
+    assert "ound by round" not in recommend([elsewhere, fast], NO_LIMITS).reason
+
+
 def test_what_breaks_a_limit_is_turned_down_with_that_limit() -> None:
     field = [one("big", 60, 1), one("wrong", 5, 2, 70.0), one("good", 5, 3), one("untimed", 5, 1, p90_ms=None)]
     field[3] = replace(field[3], p50_ms=None)

@@ -9,6 +9,7 @@ from typing import Literal
 from edge_lab.decide.candidate import Candidate
 from edge_lab.errors import InputError
 from edge_lab.measure.budget import Budget, Budgets, check
+from edge_lab.measure.latency import ratio
 from edge_lab.measure.result import TargetResult, Verdict
 
 Objective = Literal["latency", "size"]
@@ -203,11 +204,29 @@ def _because(
     others = [c for c in equal if c is not choice]
     if not others:
         times = _value(fit[1], objective) / _value(choice, objective)
-        return f"It is the {word} that keeps the budget: {text}; {fit[1].name}, the next, needs {times:.2f} times that."
+        first = (
+            f"It is the {word} that keeps the budget: {text}; {fit[1].name}, the next, needs {times:.2f} times that."
+        )
+        return first + (_doubt(choice, fit[1]) if objective == "latency" else "")
     names = ", ".join(c.name for c in others)
     tie = f"{names} {'is' if len(others) == 1 else 'are'} as good within {100 * SAME:.0f} %"
     how = _difference(choice, others, of, objective)
     return f"It is among the {word} that keep the budget: {text}. {tie}; this one is {how}."
+
+
+def _doubt(choice: Candidate, other: Candidate) -> str:
+    """A sentence if the rounds that both were timed in do not tell them apart; it does not change the choice, which
+    goes by the medians: a noisy sitting must not make a slower program eligible.
+    """
+    a, b = choice.latency, other.latency
+    if a is None or b is None or not choice.sitting or choice.sitting != other.sitting:
+        return ""
+    if len(a.times) != len(b.times) or a.clock != b.clock or not all(b.times):
+        return ""
+    found = ratio(b, a)
+    if found.differs:
+        return f" Round by round: {found}."
+    return f" But round by round it is {found}, which includes 1: these two can't be told apart; measure longer."
 
 
 def _difference(choice: Candidate, others: Sequence[Candidate], of: Accuracy, objective: Objective) -> str:
