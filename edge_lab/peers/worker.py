@@ -213,7 +213,9 @@ class Worker:
     """What a loaded program needs between two orders."""
 
     def __init__(self, engine: Engine) -> None:
-        self.engine, self.run, self.x = engine, None, np.zeros(0)  # type: Engine, Run | None, np.ndarray
+        self.engine = engine
+        self.run: Run | None = None
+        self.x = np.zeros(0)
 
     def load(self, order: dict[str, Any]) -> dict[str, Any]:
         """Import the engine, then load the program; each in CPU and in wall milliseconds."""
