@@ -124,10 +124,15 @@ def _time(item: Measurement | None, pair: Pair | None, place: str) -> Fact:
 
 
 def _quality(place: str, choice: Choice, item: Measurement | None, pair: Pair | None) -> list[Fact]:
-    """Top-1 where enough pictures have labels; for the right one also how close it is to the left one."""
+    """Top-1 where enough pictures have labels; for the right one also how close it is to the left one.
+
+    Before a measurement: what the bundle recorded.
+    """
     facts = []
     if item and item.quality and item.quality.top1 is not None:
         facts.append(Fact("Top-1", percent(item.quality.top1), "%", f"of {item.quality.images} pictures"))
+    elif item is None and isinstance(recorded := choice.bundle.metrics.get("top1"), float):
+        facts.append(Fact("Top-1", percent(recorded), "%", "recorded by the run"))
     if place == "left":
         return facts
     if pair is not None and pair.left is not pair.right:

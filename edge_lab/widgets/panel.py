@@ -61,8 +61,11 @@ class Dashboard:
         self._start(choose)
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        """Shown by JupyterLab as the widget that it holds."""
-        return self.box._repr_mimebundle_(**kwargs)
+        """Shown by JupyterLab as the widget that it holds, and as a sentence where no kernel runs."""
+        return {**self.box._repr_mimebundle_(**kwargs), "text/plain": repr(self)}
+
+    def __repr__(self) -> str:
+        return f"The dashboard of {len(self.found.choices)} bundles: run this cell in JupyterLab to use it."
 
     @property
     def chosen(self) -> Choice:
