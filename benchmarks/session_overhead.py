@@ -105,7 +105,10 @@ def compared(name: str, pairs: Sequence[tuple[Session, Call]], x: np.ndarray, ro
 
 def of_bundle(path: Path, rounds: int, loads: int) -> str:
     """The line of one bundle, or why it can't run here."""
-    bundle = Bundle.load(path)
+    try:
+        bundle = Bundle.load(path)
+    except BundleError as error:
+        return f"{path!s:<40} not compared: {error.what}"
     own = _OWN.get(bundle.runtime.format)
     if own is None:
         return f"{bundle.name:<40} not compared: no own call is written for {bundle.runtime.format}"
