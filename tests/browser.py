@@ -27,6 +27,34 @@ _ARGUMENTS = (
     "--disable-component-update --disable-sync --no-proxy-server --force-color-profile=srgb"
 )
 
+# Contrast as WCAG 2 defines it, of each element's own text against what lies behind it; and the size of that text.
+LEGIBLE = """root => {
+  const rgb = text => text.match(/[\\d.]+/g).map(Number);
+  const light = ([r, g, b]) => {
+    const part = v => { v /= 255; return v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4; };
+    return .2126 * part(r) + .7152 * part(g) + .0722 * part(b);
+  };
+  const behind = e => {
+    for (; e; e = e.parentElement) {
+      const colour = rgb(getComputedStyle(e).backgroundColor);
+      if (colour.length < 4 || colour[3] > 0) return colour;
+    }
+    return [255, 255, 255];
+  };
+  const bad = [];
+  for (const e of document.querySelectorAll(`${root} *`)) {
+    const own = [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim());
+    if (!own || e.tagName === 'TITLE' || !e.getClientRects().length) continue;
+    const style = getComputedStyle(e), svg = e instanceof SVGElement;
+    const a = light(rgb(svg ? style.fill : style.color)), b = light(behind(e));
+    const ratio = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
+    const name = `${e.tagName}.${e.className.baseVal ?? e.className} ${e.textContent.slice(0, 40)}`;
+    if (ratio < 4.5) bad.push(`contrast ${ratio.toFixed(2)} ${name}`);
+    if (parseFloat(style.fontSize) < 12) bad.push(`${style.fontSize} ${name}`);
+  }
+  return bad;
+}"""
+
 
 @contextmanager
 def chromium(executable: str) -> Iterator[Any]:
@@ -62,6 +90,7 @@ def jupyterlab(folder: Path, *, theme: str = "JupyterLab Light") -> Iterator[str
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1"]
     command += [f"--ServerApp.port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}"]
     command += [f"--ServerApp.root_dir={folder}", "--LabApp.extension_manager=readonly", "--LabApp.news_url="]
+    command += ["--LabApp.expose_app_in_browser=True"]  # so that a test can change the theme
     with (home / "log.txt").open("wb") as log:
         server = subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=log)
         try:

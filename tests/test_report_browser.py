@@ -2,46 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import CHROMIUM, chromium
+from browser import CHROMIUM, LEGIBLE, chromium
 from machine_tools import tool
 from test_report import made_up, made_up_run
 
 from edge_lab import report
 from edge_lab.measure import Engine, Gate, Latency, Measurement, Measurements, Quality
 from edge_lab.measure.result import Example, Failure, TargetResult
-from edge_lab.report.measured_page import write_measured
+from edge_lab.report.measured_page import measured_html, write_measured
 
-# Contrast as WCAG 2 defines it, of each element's own text against what lies behind it; and the size of that text.
-LEGIBLE = """() => {
-  const rgb = text => text.match(/[\\d.]+/g).map(Number);
-  const light = ([r, g, b]) => {
-    const part = v => { v /= 255; return v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4; };
-    return .2126 * part(r) + .7152 * part(g) + .0722 * part(b);
-  };
-  const behind = e => {
-    for (; e; e = e.parentElement) {
-      const colour = rgb(getComputedStyle(e).backgroundColor);
-      if (colour.length < 4 || colour[3] > 0) return colour;
-    }
-    return [255, 255, 255];
-  };
-  const bad = [];
-  for (const e of document.querySelectorAll('body *')) {
-    const own = [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim());
-    if (!own || e.tagName === 'TITLE' || !e.getClientRects().length) continue;
-    const style = getComputedStyle(e), svg = e instanceof SVGElement;
-    const a = light(rgb(svg ? style.fill : style.color)), b = light(behind(e));
-    const ratio = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
-    const name = `${e.tagName}.${e.className.baseVal ?? e.className} ${e.textContent.slice(0, 40)}`;
-    if (ratio < 4.5) bad.push(`contrast ${ratio.toFixed(2)} ${name}`);
-    if (parseFloat(style.fontSize) < 12) bad.push(`${style.fontSize} ${name}`);
-  }
-  return bad;
-}"""
 OUTSIDE = """() => [...document.querySelectorAll('body *')]
   .filter(e => !e.closest('.scroll') && e.getBoundingClientRect().right > innerWidth + 1)
   .map(e => `${e.tagName}.${e.className.baseVal ?? e.className} ${e.textContent.slice(0, 40)}`)"""
@@ -109,7 +83,7 @@ def test_both_pages_on_a_phone_and_a_desk_in_both_schemes(pages: dict[str, Path]
                     page.on("pageerror", lambda e, said=said: said.append(str(e)))
                     page.goto(path.as_uri())
                     page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
-                    found = [*page.evaluate(LEGIBLE), *page.evaluate(OUTSIDE), *said]
+                    found = [*page.evaluate(LEGIBLE, "body"), *page.evaluate(OUTSIDE), *said]
                     found += [url for url in asked if url != path.as_uri() and not url.startswith("data:")]
                     if page.evaluate("document.documentElement.scrollWidth > innerWidth"):
                         found.append("the page scrolls sideways")
@@ -129,6 +103,12 @@ def test_the_front_is_drawn_as_decide_finds_it(pages: dict[str, Path]) -> None:
     text = pages["run"].read_text(encoding="utf-8")
     assert text.count("<em>front</em>") == 2
     assert "recommended on these numbers" in pages["measured"].read_text(encoding="utf-8").lower()
+
+
+def test_a_recommendation_without_accuracy_says_so(pages: dict[str, Path]) -> None:
+    found, words = some_measurements(), "says nothing about accuracy"
+    assert words not in pages["measured"].read_text(encoding="utf-8")
+    assert words in measured_html(replace(found, items=tuple(replace(i, quality=None) for i in found)))
 
 
 def test_report_draws_what_the_file_holds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

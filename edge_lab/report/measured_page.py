@@ -45,6 +45,7 @@ def measured_html(found: Measurements) -> str:
         size=_sizes(found),
         scatter=scatter.scatter(candidates, numbers, tones),
         chosen=chosen,
+        judged=any(_judged(item) for item in found),
         rows=[(labels[id(item)], item) for item in found],
         how=how(found),
         energy=any(item.energy for item in found),
@@ -57,6 +58,12 @@ def write_measured(found: Measurements, path: Path | str) -> Path:
     with writing_file(Path(path)) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return Path(path)
+
+
+def _judged(item: Measurement) -> bool:
+    """Whether anything is known of its answers."""
+    quality = item.quality
+    return quality is not None and any(known(v) for v in (quality.top1, quality.agreement, quality.sqnr_db))
 
 
 def _groups(found: Measurements, labels: dict[int, str]) -> list[Group]:
