@@ -13,7 +13,9 @@ import pytest
 
 from edge_lab import cli, data
 from edge_lab.errors import EdgeLabError, InputError
+from edge_lab.measure.budget import Budget
 from edge_lab.sweep import Evaluator, Scores, Settings, SweepConfig, SweepResult, read, sweep
+from edge_lab.sweep.trial import Trial
 
 CHOICES = {"width": (1, 2, 4, 8), "bits": (4, 8, 32)}
 
@@ -198,3 +200,13 @@ def test_a_sweep_where_nothing_works_ends() -> None:
     found = sweep(never, config(trials=5))
     assert len(found.failed) == 5
     assert not found.candidates
+
+
+def test_limits_in_milliseconds_are_not_compared_with_ratios() -> None:
+    slow = Scores(1.0, 0.5, 95.0, 100, p50_ms=40.0)  # half the reference's 80 ms
+    found = SweepResult((Trial(0, {"width": 1}, slow),), SweepConfig({"width": (1,)}))
+    assert found.best(Budget(max_p50_ms=1.0)).choice is None
+    kept = found.best(Budget(max_p50_ms=50.0))
+    assert kept.choice is not None
+    assert kept.choice.p50_ms == pytest.approx(40.0)
+    assert "40 ms" in kept.reason

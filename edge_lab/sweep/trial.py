@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import prod
 from pathlib import Path
+from statistics import median
 from typing import Any, Literal
 
 from edge_lab.decide import Candidate, Front, Recommendation, pareto, recommend
@@ -123,8 +124,15 @@ class SweepResult:
     def best(
         self, budget: Budgets | Budget | None = None, *, objective: Literal["latency", "size"] = "latency"
     ) -> Recommendation:
-        """What to ship of all that was tried; see `edge_lab.decide.recommend`."""
-        return recommend(self.candidates, budget, objective=objective)
+        """What to ship of all that was tried; see `edge_lab.decide.recommend`.
+
+        Latencies are ratios times the reference's median over all trials, so that limits in ms are kept or broken in ms
+        and the order is that of the ratios, whichever machine a trial ran on.
+        """
+        unit = [t.scores.p50_ms / t.scores.times for t in self.trials if t.scores and t.scores.p50_ms]
+        reference_ms = median(unit) if unit else 1.0
+        scaled = [replace(c, p50_ms=(c.p50_ms or 0.0) * reference_ms) for c in self.candidates]
+        return recommend(scaled, budget, objective=objective)
 
     @property
     def failed(self) -> tuple[Trial, ...]:
