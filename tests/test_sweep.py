@@ -207,6 +207,5 @@ def test_limits_in_milliseconds_are_not_compared_with_ratios() -> None:
     found = SweepResult((Trial(0, {"width": 1}, slow),), SweepConfig({"width": (1,)}))
     assert found.best(Budget(max_p50_ms=1.0)).choice is None
     kept = found.best(Budget(max_p50_ms=50.0))
-    assert kept.choice is not None
-    assert kept.choice.p50_ms == pytest.approx(40.0)
+    assert kept.choice in found.front
     assert "40 ms" in kept.reason

@@ -132,7 +132,15 @@ class SweepResult:
         unit = [t.scores.p50_ms / t.scores.times for t in self.trials if t.scores and t.scores.p50_ms]
         reference_ms = median(unit) if unit else 1.0
         scaled = [replace(c, p50_ms=(c.p50_ms or 0.0) * reference_ms) for c in self.candidates]
-        return recommend(scaled, budget, objective=objective)
+        found = recommend(scaled, budget, objective=objective)
+        own = {c.name: c for c in self.candidates}  # as they are in the front, for plots
+        return replace(
+            found,
+            choice=own[found.choice.name] if found.choice else None,
+            equals=tuple(own[c.name] for c in found.equals),
+            slower=tuple(own[c.name] for c in found.slower),
+            rejected=tuple(replace(r, candidate=own[r.candidate.name]) for r in found.rejected),
+        )
 
     @property
     def failed(self) -> tuple[Trial, ...]:
