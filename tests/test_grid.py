@@ -19,7 +19,7 @@ TINYNET = Path(__file__).parents[1] / "labs/checkpoints/tinynet-digits.safetenso
 
 def test_targets_times_widths_in_one_sitting(tmp_path: Path) -> None:
     test, learn = data.load("digits", "test").take(60), data.load("digits", "train").take(64)
-    model = edge_lab.create("tinynet", weights=TINYNET)
+    model = edge_lab.create("tinynet", weights=str(TINYNET))
     evaluator = Evaluator(model, test, calibration=learn, out=tmp_path, rounds=6)
     with pytest.raises(InputError, match="grid is empty"):
         grid(evaluator, [])
