@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import CHROMIUM, chromium, jupyterlab, notebook, open_and_run
+from browser import CHROMIUM, LEGIBLE, chromium, jupyterlab, notebook, open_and_run
 from machine_tools import tool
 
 import edge_lab
@@ -85,7 +85,12 @@ def _expected(bundle: Bundle, picture: Path) -> list[tuple[str, str]]:
 
 
 def _fits(page: Any) -> None:
-    """In a narrow window and in the dark theme: nothing sticks out, text keeps its contrast."""
+    """In both themes text is legible; in a narrow window nothing sticks out."""
+    for theme, light in (("JupyterLab Light", "true"), ("JupyterLab Dark", "false")):
+        page.evaluate("theme => jupyterapp.commands.execute('apputils:change-theme', {theme})", theme)
+        page.locator(f'body[data-jp-theme-light="{light}"]').wait_for(state="attached")
+        page.wait_for_timeout(500)  # JupyterLab loads the style sheet after the attribute
+        assert not page.evaluate(LEGIBLE, ".edge-lab"), theme
     page.set_viewport_size({"width": 620, "height": 1000})
     wide = page.evaluate(
         "[...document.querySelectorAll('.edge-lab *')].filter(e => e.getBoundingClientRect().right > innerWidth).length"

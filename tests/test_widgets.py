@@ -11,6 +11,7 @@ import pytest
 
 import edge_lab
 from edge_lab import data, zoo
+from edge_lab.bundle import Bundle
 from edge_lab.errors import DataError, InputError, MissingTool
 from edge_lab.measure import Measurements
 from edge_lab.widgets import Choice, Dashboard, catalog, compare, dashboard, page
@@ -122,6 +123,18 @@ def test_a_damaged_bundle_is_one_sentence(bundles: Path, tmp_path: Path) -> None
     found = catalog(tmp_path / "copy")
     assert [name.split(":")[0] for name in found.broken] == ["tinynet/onnx-fp32"]
     assert "1 bundle can&#39;t be read" in page.missing(found, "tinynet")
+
+
+@pytest.mark.slow
+def test_before_a_measurement_the_card_says_what_was_recorded(bundles: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(bundles, tmp_path / "copy")
+    Bundle.load(tmp_path / "copy" / "tinynet" / "onnx-int8").record(top1=91.5, agreement=97.25)
+    said = text_of(dashboard(tmp_path / "copy"), "cards")
+    assert "91.5" in said
+    assert "recorded by the run" in said
+    assert "97.2" in said
 
 
 @pytest.mark.slow
