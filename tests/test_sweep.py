@@ -116,6 +116,23 @@ def test_two_machines_join_one_study(tmp_path: Path) -> None:
     assert len(found.trials) == 11
 
 
+def test_a_worker_that_was_taken_for_lost_goes_on_when_it_is_done(tmp_path: Path) -> None:
+    stored = config(trials=3, storage=str(tmp_path / "s.journal"), stale_s=0.2)
+    lines: list[str] = []
+
+    def slow_once(settings: Settings) -> Scores:
+        if not lines:
+            from edge_lab.sweep.study import expire, open_study
+
+            time.sleep(0.3)
+            expire(open_study(stored, worker=1), 0.2)  # meanwhile another machine gives this trial up
+        return Pretend()({"width": 8, **settings, "bits": 32})
+
+    found = sweep(slow_once, stored, show=lines.append)
+    assert found.trials[0].why == "its worker was lost"
+    assert len([t for t in found.trials if t.scores]) == 3
+
+
 def test_a_ray_cluster_loses_one_worker_and_one_trial(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     mark = str(tmp_path / "mark")

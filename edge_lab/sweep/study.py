@@ -136,15 +136,17 @@ def _known(study: Any) -> set[tuple[Value, ...]]:
 
 
 def tell(study: Any, trial: Any, scores: Scores) -> None:
-    """Record what a trial found."""
-    trial.set_user_attr("scores", asdict(scores))
-    study.tell(trial, [scores.size_mb, scores.times, scores.accuracy])
+    """Record what a trial found; too late, if another worker took this one for lost."""
+    with contextlib.suppress(optuna().exceptions.UpdateFinishedTrialError):
+        trial.set_user_attr("scores", asdict(scores))
+        study.tell(trial, [scores.size_mb, scores.times, scores.accuracy], skip_if_finished=True)
 
 
 def tell_failed(study: Any, trial: Any, why: str) -> None:
     """Record that settings do not work: they will not be tried again on purpose."""
-    trial.set_user_attr("why", why)
-    study.tell(trial, state=optuna().trial.TrialState.FAIL)
+    with contextlib.suppress(optuna().exceptions.UpdateFinishedTrialError):
+        trial.set_user_attr("why", why)
+        study.tell(trial, state=optuna().trial.TrialState.FAIL, skip_if_finished=True)
 
 
 def lost(study: Any, number: int) -> None:
