@@ -15,7 +15,8 @@ from edge_lab.errors import InputError
 from edge_lab.measure.cold import ColdStart, Fresh, Memory, fresh
 from edge_lab.measure.gate import Gate, WhenBusy, fit
 from edge_lab.measure.latency import Clock, Latency, Scenario
-from edge_lab.measure.record import Engine, Measurement, Measurements, Quality, now
+from edge_lab.measure.measured import measurement_of
+from edge_lab.measure.record import Measurement, Measurements, Quality, now
 
 if TYPE_CHECKING:
     from edge_lab.bundle import Bundle
@@ -157,22 +158,14 @@ def _cold(bundle: Bundle, starts: list[Fresh]) -> Measurement:
 def _item(
     bundle: Bundle, latency: Latency, starts: list[Fresh], cores: tuple[int, ...] | None, joules: Energy | None
 ) -> Measurement:
-    return Measurement(
-        name=bundle.name,
-        engine=Engine(bundle.runtime.package, _installed(bundle.runtime.package)),
-        latency=latency,
-        model=bundle.spec.name,
-        target=bundle.target,
-        format=bundle.runtime.format,
-        precision=bundle.quantization.scheme,
-        size_bytes=bundle.program_bytes,
-        delegated=bundle.runtime.delegated,
+    return measurement_of(
+        bundle,
+        latency,
         start=_steps(starts, latency.clock),
         memory=Memory(*(_median([getattr(s.memory, f) for s in starts]) for f in _MEMORY)),
         energy=joules,
         quality=_quality(bundle),
         pinned_cpus=cores,
-        notes=(latency.note,) if latency.note else (),
     )
 
 
@@ -196,15 +189,6 @@ def _quality(bundle: Bundle) -> Quality | None:
     numbers = {k: v for k in ("top1", "top5", "agreement", "sqnr_db") if isinstance(v := known.get(k), (int, float))}
     images = int(known["answers"])  # type: ignore[arg-type]
     return Quality("recorded in the bundle", images, **numbers)
-
-
-def _installed(package: str) -> str | None:
-    from importlib import metadata
-
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _seen(items: list[Measurement]) -> Gate:

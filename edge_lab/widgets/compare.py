@@ -7,7 +7,6 @@ import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,8 +17,9 @@ from edge_lab.measure.accuracy import Accuracy, Targets, prepare, score
 from edge_lab.measure.gate import gate
 from edge_lab.measure.latency import Latency, interleaved
 from edge_lab.measure.machine import machine, versions
+from edge_lab.measure.measured import measurement_of
 from edge_lab.measure.parity import Parity, outputs_of, parity
-from edge_lab.measure.record import Engine, Measurement, Measurements, Quality, now
+from edge_lab.measure.record import Measurement, Measurements, Quality, now
 from edge_lab.runtime import Session, load
 from edge_lab.spec import ModelSpec, Prediction, postprocess, preprocess, read_image
 from edge_lab.widgets.catalog import Choice
@@ -146,27 +146,7 @@ def _item(
         close.agreement if close else None,
         min(max(close.sqnr_db, -200.0), 200.0) if close else None,
     )
-    return Measurement(
-        name=bundle.name,
-        engine=Engine(bundle.runtime.package, installed(bundle)),
-        latency=times,
-        model=bundle.spec.name,
-        target=bundle.target,
-        format=bundle.runtime.format,
-        precision=bundle.quantization.scheme,
-        size_bytes=bundle.program_bytes,
-        delegated=bundle.runtime.delegated,
-        quality=quality,
-        notes=(times.note,) if times.note else (),
-    )
-
-
-def installed(bundle: Bundle) -> str | None:
-    """The installed version of a bundle's engine; None if it is not installed."""
-    try:
-        return metadata.version(bundle.runtime.package)
-    except metadata.PackageNotFoundError:
-        return None
+    return measurement_of(bundle, times, quality=quality)
 
 
 def open_session(choice: Choice) -> Session:

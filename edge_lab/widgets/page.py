@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from edge_lab.measure.measured import installed
 from edge_lab.measure.record import Measurement
 from edge_lab.report import charts
 from edge_lab.report.findings import decibels, number, percent
 from edge_lab.report.templates import template
 from edge_lab.spec import Prediction
 from edge_lab.widgets.catalog import Catalog, Choice
-from edge_lab.widgets.compare import Pair, installed
+from edge_lab.widgets.compare import Pair
 
 if TYPE_CHECKING:
     from PIL.Image import Image
