@@ -37,7 +37,7 @@ def test_computes_the_same(target: str, artifacts: Path) -> None:
     outputs = np.concatenate([session(x) for x in inputs])
     least = {"fp32": 60, "fp16": 35, "int8-static": 20}[bundle.quantization.scheme]
     assert sqnr(reference, outputs) >= least
-    assert bundle.target == target
+    assert bundle.target.split("-", 1)[1] == target.split("-", 1)[1]  # platforms share one program: see below
     assert session.run(inputs[0])[0].shape == (1, 10)
 
 
