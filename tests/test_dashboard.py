@@ -54,7 +54,7 @@ def test_a_reader_chooses_measures_and_tries_a_picture(tmp_path: Path) -> None:
         assert page.locator(".edge-lab circle.dot").count() == 20
         assert "Top-1" in card.inner_text()
         _upload(page, picture)
-        page.get_by_text("seven.png").wait_for()
+        page.locator("figcaption", has_text="seven.png").wait_for()  # the uploader lists the name too
         for side, name in (("left", "linux-onnx-fp32"), ("right", "linux-onnx-int8")):
             assert _answers(page, side) == _expected(paths[name], picture)
         _upload(page, broken)
