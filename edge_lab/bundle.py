@@ -20,10 +20,10 @@ from edge_lab.errors import BundleError
 from edge_lab.files import sha256, size_of, writing_file
 from edge_lab.spec import ModelSpec, TensorSpec
 
-SCHEMA_VERSION = 2  # the newest that this reader understands
+SCHEMA_VERSION = 3  # the newest that this reader understands
 MANIFEST = "bundle.json"
 
-Format = Literal["torchscript", "pt2", "onnx", "pte", "mlpackage", "aoti", "ort", "ptl"]
+Format = Literal["torchscript", "pt2", "onnx", "pte", "mlpackage", "aoti", "ort", "ptl", "c"]
 Scheme = Literal[
     "fp32",
     "fp16",
@@ -289,9 +289,11 @@ def _to_json(bundle: Bundle) -> dict[str, Any]:
         and bundle.runtime.format not in _FORMATS_OF_VERSION_2
         and all(case.reference != "interpreted" for case in bundle.golden)
     )
-    version = 1 if first else 2
+    version = 3 if bundle.runtime.format == "c" or bundle.spec.audio is not None else 1 if first else 2
     document: dict[str, Any] = {"schema_version": version, "labels": None} | _converter().unstructure(bundle)
     del document["path"], document["spec"]["labels"]  # labels live in labels.txt
+    if bundle.spec.audio is None:
+        del document["spec"]["audio"]
     return json.loads(json.dumps(document))  # type: ignore[no-any-return]  # tuples become lists, as a reader sees them
 
 

@@ -8,6 +8,8 @@ code in an app, and is defined so exactly that C++, Kotlin, Swift and C can repe
    antialiased filter (8-bit fixed point, horizontal pass first);
 3. crop the centre `crop` = (height, width), offsets `(size - crop) // 2`;
 4. per channel in float32: `(pixel * scale - mean) / std`, laid out as NCHW, batch 1.
+
+For recordings the same is said in `edge_lab.audio`.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from edge_lab.audio import Audio, Sound, hear
 from edge_lab.errors import DataError, InputError
 
 if TYPE_CHECKING:
@@ -102,7 +105,8 @@ class ModelSpec:
     """A model's name, task and everything around its forward call.
 
     `weights` says where the weights come from ("imagenet", "digits-in-the-wild", "random", "user", ...), so that
-    nobody mistakes an untrained network for a trained one.
+    nobody mistakes an untrained network for a trained one. A model takes images (`preprocess`), recordings (`audio`) or
+    ready tensors (neither).
     """
 
     name: str
@@ -114,6 +118,7 @@ class ModelSpec:
     weights: str = "random"
     source: str = ""
     licence: str = ""
+    audio: Audio | None = None
 
     def with_(self, **changes: object) -> ModelSpec:
         """A copy with some fields replaced."""
@@ -148,12 +153,20 @@ def read_image(path: Path | str) -> Image:
         ) from error
 
 
-def preprocess(image: Image | np.ndarray | Path | str, spec: ModelSpec) -> np.ndarray:
-    """Turn an image (path, PIL image, or uint8 array HxWx3) into the model's input.
+def preprocess(image: Image | Sound | np.ndarray | Path | str, spec: ModelSpec) -> np.ndarray:
+    """Turn an image (path, PIL image, or uint8 array HxWx3) or a recording into the model's input.
+
+    Recordings are WAV files, Sounds, or float32 samples that have the model's rate already.
 
     Returns:
-        float32 array of shape (1, C, H, W).
+        float32 array of the input's shape: (1, C, H, W) of an image, see `Audio` for recordings.
     """
+    if spec.audio is not None:
+        return hear(image, spec.audio)  # type: ignore[arg-type]
+    return _from_image(image, spec)  # type: ignore[arg-type]
+
+
+def _from_image(image: Image | np.ndarray | Path | str, spec: ModelSpec) -> np.ndarray:
     from PIL import Image
 
     recipe = spec.preprocess

@@ -88,8 +88,8 @@ def test_no_bundle_here(tmp_path: Path) -> None:
 
 
 def test_newer_schema_is_refused(bundle: Path) -> None:
-    edit(bundle, lambda d: d.update(schema_version=3))
-    with pytest.raises(BundleError, match="schema version 3; this edge_lab reads up to 2"):
+    edit(bundle, lambda d: d.update(schema_version=4))
+    with pytest.raises(BundleError, match="schema version 4; this edge_lab reads up to 3"):
         Bundle.load(bundle)
 
 

@@ -30,8 +30,9 @@ HEAVY = (
 # A module imports only from its own row and the rows above.
 LAYERS = (
     ("errors", "files", "quiet"),
-    ("ort",),
-    ("spec",),
+    ("ort", "wav"),
+    ("audio",),
+    ("fixed_mel", "spec"),
     ("bundle",),
     ("data",),
     ("zoo",),

@@ -1,0 +1,83 @@
+"""The bytes of a WAV file, read without trusting any of them. `edge_lab.audio.read_wav` is the way in."""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+
+from edge_lab.errors import DataError
+
+_PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
+_RATES = (4000, 192_000)  # Hz
+
+
+def decode(content: bytes, name: str) -> tuple[np.ndarray, int]:
+    """Samples as float32 (N,) in [-1, 1], channels averaged, and the rate in Hz; DataError if that can't be had."""
+    if len(content) < 12 or content[:4] != b"RIFF" or content[8:12] != b"WAVE":
+        raise _bad(name, "it is no RIFF/WAVE file")
+    layout: tuple[int, int, int, int] | None = None
+    at = 12
+    while at + 8 <= len(content):
+        kind, size = content[at : at + 4], struct.unpack_from("<I", content, at + 4)[0]
+        body, left = at + 8, len(content) - at - 8
+        if kind == b"fmt ":
+            layout = _layout(content[body : body + min(size, left)], name)
+        elif kind == b"data":
+            if layout is None:
+                raise _bad(name, "its samples come before their format")
+            if size > left:
+                raise _bad(name, f"it is cut off: {left} of {size} bytes")
+            return _samples(content[body : body + size], layout, name), layout[2]
+        at = body + size + size % 2
+    raise _bad(name, "it holds no samples")
+
+
+def _layout(body: bytes, name: str) -> tuple[int, int, int, int]:
+    """(format, channels, rate, bits), checked."""
+    if len(body) < 16:
+        raise _bad(name, "its format chunk is cut off")
+    form, channels, rate, _, block, bits = struct.unpack_from("<HHIIHH", body)
+    if form == _EXTENSIBLE and len(body) >= 26:
+        form = struct.unpack_from("<H", body, 24)[0]
+    known = (form == _PCM and bits in (8, 16, 24, 32)) or (form == _FLOAT and bits == 32)
+    if not known:
+        raise _bad(name, f"its samples are of format {form} with {bits} bits, not PCM of 8, 16, 24, 32 or float32")
+    if not 1 <= channels <= 16 or block != channels * bits // 8:
+        raise _bad(name, f"its header contradicts itself: {channels} channels of {bits} bits, {block} bytes together")
+    if not _RATES[0] <= rate <= _RATES[1]:
+        raise _bad(name, f"it claims {rate} samples a second; {_RATES[0]} to {_RATES[1]} are read")
+    return form, channels, rate, bits
+
+
+def _samples(data: bytes, layout: tuple[int, int, int, int], name: str) -> np.ndarray:
+    form, channels, _, bits = layout
+    if not data or len(data) % (channels * bits // 8):
+        raise _bad(name, "its samples end in the middle of one" if data else "it holds no samples")
+    values = _floats(data, bits) if form == _FLOAT else _integers(data, bits)
+    if not np.isfinite(values).all():
+        raise _bad(name, "it holds values that are no numbers")
+    mono: np.ndarray = values.reshape(-1, channels).mean(axis=1).astype(np.float32)
+    return mono
+
+
+def _floats(data: bytes, bits: int) -> np.ndarray:
+    return np.frombuffer(data, f"<f{bits // 8}").astype(np.float64)
+
+
+def _integers(data: bytes, bits: int) -> np.ndarray:
+    if bits == 8:
+        return (np.frombuffer(data, np.uint8).astype(np.float64) - 128) / 128
+    if bits == 24:
+        parts = np.frombuffer(data, np.uint8).reshape(-1, 3).astype(np.int32)
+        whole = (parts[:, 0] << 8) | (parts[:, 1] << 16) | (parts[:, 2] << 24)
+        return (whole >> 8) / 2.0**23
+    return np.frombuffer(data, f"<i{bits // 8}") / 2.0 ** (bits - 1)
+
+
+def _bad(name: str, why: str) -> DataError:
+    return DataError(
+        f"{name} could not be read as a recording.",
+        f"{why}.",
+        "convert it: sox INPUT -r 16000 -c 1 -b 16 OUTPUT.wav.",
+    )
