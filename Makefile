@@ -11,13 +11,15 @@ UV      ?= uv
 NAMES   ?=
 SUDO    ?= $(shell test "$$(id -u)" = 0 || echo sudo)
 NATIVE  := chromium fonts-dejavu-core g++ clang libclang-rt-dev libjpeg62-turbo-dev libpng-dev nlohmann-json3-dev
+ARM     := g++-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static openssh-server openssh-client \
+           gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm
 BIN     := .venv/bin
 STAMP   := .venv/.installed
 
 # The accelerator half of the lock: not wanted when TORCH_INDEX brings another build of PyTorch.
 TORCH_LINES := ^(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z0-9-]+)==
 
-.PHONY: help install torch-pins run lab labs test native-tools runner report coverage lint format lock clean distclean
+.PHONY: help install torch-pins run lab labs test native-tools arm-tools runner runner-aarch64 report coverage lint format lock clean distclean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -71,6 +73,21 @@ runner: $(STAMP) ## build the C++ runner to rpi/runner/build (needs native-tools
 	  -Dexecutorch_DIR="$$($(BIN)/python -c 'import executorch; print(list(executorch.__path__)[0])')/share/cmake"
 	$(BIN)/cmake --build rpi/runner/build --target all bench_overhead
 	$(BIN)/cmake --install rpi/runner/build --prefix rpi/runner/build/dist
+
+arm-tools: $(STAMP) ## Debian: what the Raspberry Pi and microcontroller parts need (asks for root), and rpi/build/aarch64
+	@command -v apt-get > /dev/null || { echo "arm-tools knows apt only; the list of packages is in the Makefile"; exit 1; }
+	$(SUDO) apt-get update -q
+	$(SUDO) apt-get install -q -y --no-install-recommends $(ARM)
+	$(BIN)/python rpi/fetch_aarch64.py
+
+runner-aarch64: $(STAMP) ## the runner for a 64-bit Raspberry Pi (needs arm-tools), in rpi/runner/build-aarch64/dist
+	$(BIN)/python rpi/fetch_aarch64.py
+	$(BIN)/cmake -S rpi/runner -B rpi/runner/build-aarch64 -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
+	  -DCMAKE_TOOLCHAIN_FILE=$(CURDIR)/rpi/aarch64.cmake
+	$(BIN)/cmake --build rpi/runner/build-aarch64
+	$(BIN)/cmake --install rpi/runner/build-aarch64 --prefix rpi/runner/build-aarch64/dist --strip
+	@mkdir -p rpi/runner/build-aarch64/dist/python && cp rpi/python/*.py rpi/runner/build-aarch64/dist/python/
+	@du -sh rpi/runner/build-aarch64/dist/lib rpi/runner/build-aarch64/dist/bin
 
 coverage: $(STAMP) ## fifty architectures in every format (about an hour; goes on where it was stopped); writes docs/coverage.md
 	OMP_NUM_THREADS=1 $(BIN)/python tools/coverage.py run
