@@ -32,7 +32,7 @@ LAYERS = (
     ("errors", "files", "quiet"),
     ("ort", "wav"),
     ("audio",),
-    ("fixed_mel", "spec"),
+    ("fixed_mel", "recognize", "spec"),
     ("bundle",),
     ("data",),
     ("zoo",),

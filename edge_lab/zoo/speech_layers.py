@@ -1,0 +1,90 @@
+"""The network of `speechnet`: a log-mel front end and a small separable CNN behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from edge_lab.audio import LogMel, hann, mel_filters
+
+WIDTHS = (32, 64, 64, 96, 96)
+_SCALE = 0.25  # features of speech lie between -9 and 8
+
+
+class FrontEnd(nn.Module):
+    """Waveform (N, samples) to log-mel features (N, 1, frames, mels), with the arithmetic of `edge_lab.audio.log_mel`.
+
+    It has no weights that are learnt, so it is not part of a checkpoint.
+    """
+
+    hann: Tensor
+    filters: Tensor
+
+    def __init__(self, rate: int, recipe: LogMel) -> None:
+        super().__init__()
+        self.window, self.hop, self.fft, self.floor = recipe.window, recipe.hop, recipe.fft, recipe.floor
+        self.register_buffer("hann", torch.from_numpy(hann(recipe.window)), persistent=False)
+        filters = torch.from_numpy(mel_filters(rate, recipe).copy()).T.contiguous()
+        self.register_buffer("filters", filters, persistent=False)
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """Features of a batch of waveforms."""
+        frames = waveform.unfold(-1, self.window, self.hop) * self.hann
+        spectrum = torch.view_as_real(torch.fft.rfft(frames, self.fft))
+        power = spectrum.square().sum(-1)
+        return torch.log(torch.matmul(power, self.filters) + self.floor).unsqueeze(1)
+
+
+class Separable(nn.Module):
+    """Depthwise 3x3, pointwise, each with batch norm; the input is added where the sizes allow it."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(inputs, inputs, 3, stride, 1, groups=inputs, bias=False)
+        self.norm1 = nn.BatchNorm2d(inputs)
+        self.pointwise = nn.Conv2d(inputs, outputs, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(outputs)
+        self.adds = inputs == outputs and stride == 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Same height and width with stride 1, half of them with stride 2."""
+        y = functional.relu(self.norm1(self.depthwise(x)))
+        y = self.norm2(self.pointwise(y))
+        return functional.relu(y + x if self.adds else y)
+
+
+class SpeechBody(nn.Module):
+    """Log-mel features (N, 1, frames, mels) to logits (N, classes)."""
+
+    def __init__(self, classes: int, widths: Sequence[int] = WIDTHS) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, widths[0], 5, 2, 2, bias=False)
+        self.norm = nn.BatchNorm2d(widths[0])
+        pairs = list(pairwise(widths))
+        self.blocks = nn.Sequential(*[Separable(a, b, 2 if i == 0 else 1) for i, (a, b) in enumerate(pairs)])
+        self.dropout = nn.Dropout(0.2)
+        self.classifier = nn.Linear(widths[-1], classes)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits."""
+        x = self.blocks(functional.relu(self.norm(self.stem(features * _SCALE))))
+        logits: Tensor = self.classifier(self.dropout(x.mean((2, 3))))
+        return logits
+
+
+class SpeechNet(nn.Module):
+    """Waveform (N, samples) to logits (N, classes): the front end is inside, nothing is left for the device to do."""
+
+    def __init__(self, rate: int, recipe: LogMel, classes: int) -> None:
+        super().__init__()
+        self.front = FrontEnd(rate, recipe)
+        self.body = SpeechBody(classes)
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """Logits."""
+        logits: Tensor = self.body(self.front(waveform))
+        return logits
