@@ -99,7 +99,7 @@ class Recognizer:
         self._recent.append(self._probabilities())
         if len(self._recent) < listen.smooth or self._now < self._silent_until:
             return None
-        mean = np.mean(self._recent, axis=0, dtype=np.float64)
+        mean = np.stack(self._recent).mean(axis=0)
         if listen.background:
             mean[self._labels.index(listen.background)] = -1
         best = int(mean.argmax())
