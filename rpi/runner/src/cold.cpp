@@ -51,6 +51,7 @@ std::string output_of(const fs::path& path, int threads, double* started) {
   int status = 0;
   waitpid(child, &status, 0);
   if (WIFSIGNALED(status)) failed(path, "the process was ended by signal " + std::to_string(WTERMSIG(status)));
+  if (WEXITSTATUS(status) == 127) failed(path, "the system refused to start this program anew, as it does under an emulator");
   if (status != 0) failed(path, "the process ended with exit code " + std::to_string(WEXITSTATUS(status)));
   return text;
 }
