@@ -7,6 +7,7 @@ wheels and one npm package to a temporary folder, checks each against the SHA-25
     backgrounds.png       the same photos in small, lossless: the backgrounds of "digits in the wild"
     digits.png            10,000 MNIST digits, 28x28 each, in a grid of 100 by 100
     imagenet_classes.json the 1,000 ImageNet class names in index order
+    spoken_digits.zip     40 recordings of the Free Spoken Digit Dataset ($EDGE_LAB_DATA, or downloaded)
     provenance.json       package, version, author and licence of every piece
 """
 
@@ -22,11 +23,13 @@ import tempfile
 import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 ASSETS = Path(__file__).resolve().parent.parent / "edge_lab" / "assets"
+SPEAKERS = ("george", "jackson", "nicolas", "yweweler")  # whose recordings are in spoken_digits.zip
 LONGEST = 640  # pixels, longest side of a photo
 QUALITY = 90  # of JPEGs that have to be encoded here
 BACKGROUND_HEIGHT = 160  # pixels, height of a photo in backgrounds.png
@@ -229,6 +232,25 @@ def write_classes() -> str:
     return str(torchvision.__version__).split("+")[0]
 
 
+def write_spoken() -> list[str]:
+    """Copy take 0 of every digit by four speakers out of the Free Spoken Digit Dataset, byte for byte."""
+    from edge_lab.data.archives import read_member as read_bytes
+    from edge_lab.data.spoken import load_sounds
+
+    found = load_sounds("fsdd", "test").by(SPEAKERS)
+    zipped: Any = found.read  # of a subset: a choice among the members of the zip file
+    archive, members = zipped.read.path, [zipped.read.members[i] for i in zipped.indices]
+    names = []
+    with zipfile.ZipFile(ASSETS / "spoken_digits.zip", "w") as out:
+        for member in members:
+            if (name := Path(member).name).endswith("_0.wav"):
+                entry = zipfile.ZipInfo(name, (2026, 1, 1, 0, 0, 0))
+                entry.compress_type = zipfile.ZIP_DEFLATED
+                out.writestr(entry, read_bytes(archive, member))
+                names.append(name)
+    return names
+
+
 def main() -> None:
     (ASSETS / "photos").mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -248,6 +270,12 @@ def main() -> None:
             "package": "mnist",
             "author": "Yann LeCun, Corinna Cortes, Christopher J. C. Burges (MNIST); Juan Cazala (the package)",
             "licence": "CC BY-SA 3.0 (the MNIST images); MIT (the package)",
+        },
+        "spoken_digits": {
+            "names": write_spoken(),
+            "source": "github.com/Jakobovski/free-spoken-digit-dataset, tag v1.0.10",
+            "author": "Zohar Jackson and contributors (speakers: " + ", ".join(SPEAKERS) + ")",
+            "licence": "CC BY-SA 4.0",
         },
         "imagenet_classes": {"package": "torchvision", "version": write_classes(), "licence": "BSD-3-Clause"},
     }

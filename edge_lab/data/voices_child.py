@@ -19,24 +19,25 @@ _PARAMETERS = {"rate": 1, "pitch": 3, "range": 4}
 
 
 def speak_all(jobs: list[dict[str, Any]]) -> tuple[list[np.ndarray], int]:
-    """int16 samples of every job {voice, text, rate, pitch, range}, empty where espeak-ng says nothing; and the rate."""
+    """int16 samples of every job {voice, text, rate, pitch, range}, empty where nothing is said; and the rate in Hz."""
     import espeakng_loader
 
     library = ctypes.CDLL(espeakng_loader.get_library_path())
     parts: list[np.ndarray] = []
     kind = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
 
-    @kind
     def heard(samples: Any, count: int, _: int | None) -> int:
         if samples and count:
             parts.append(np.ctypeslib.as_array(samples, (count,)).copy())
         return 0
 
+    callback = kind(heard)  # kept by this name: the library calls it while it speaks
+
     folder = str(Path(espeakng_loader.get_data_path()).parent)
     hertz = library.espeak_Initialize(_RETRIEVAL, 0, folder.encode(), 0)
     if hertz <= 0:
         raise SystemExit(f"espeak-ng could not be started ({hertz}): its data is not in {folder}")
-    library.espeak_SetSynthCallback(heard)
+    library.espeak_SetSynthCallback(callback)
     found = []
     for job in jobs:
         parts.clear()
