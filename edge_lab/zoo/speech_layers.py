@@ -77,14 +77,15 @@ class SpeechBody(nn.Module):
 
 
 class SpeechNet(nn.Module):
-    """Waveform (N, samples) to logits (N, classes): the front end is inside, nothing is left for the device to do."""
+    """Logits (N, classes) of waveforms (N, samples), or, without a front end, of features (N, 1, frames, mels)."""
 
-    def __init__(self, rate: int, recipe: LogMel, classes: int) -> None:
+    def __init__(self, classes: int, front: FrontEnd | None = None) -> None:
         super().__init__()
-        self.front = FrontEnd(rate, recipe)
+        self.front = front
         self.body = SpeechBody(classes)
 
-    def forward(self, waveform: Tensor) -> Tensor:
+    def forward(self, heard: Tensor) -> Tensor:
         """Logits."""
-        logits: Tensor = self.body(self.front(waveform))
+        features = heard if self.front is None else self.front(heard)
+        logits: Tensor = self.body(features)
         return logits
