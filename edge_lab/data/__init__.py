@@ -5,6 +5,6 @@ from edge_lab.data.combine import concat
 from edge_lab.data.folders import folder
 from edge_lab.data.images import ImageSet
 from edge_lab.data.sounds import SoundSet
-from edge_lab.data.spoken import load_sounds, sound_sets
+from edge_lab.data.spoken import load_sounds, sound_folder, sound_sets
 
-__all__ = ["ImageSet", "SoundSet", "concat", "folder", "load", "load_sounds", "sets", "sound_sets"]
+__all__ = ["ImageSet", "SoundSet", "concat", "folder", "load", "load_sounds", "sets", "sound_folder", "sound_sets"]

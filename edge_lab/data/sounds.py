@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from edge_lab.audio import Sound, resample
+from edge_lab.audio import Sound, read_wav, resample
 from edge_lab.data.archives import read_member
 from edge_lab.data.images import hash_of
 from edge_lab.errors import InputError
@@ -114,6 +114,17 @@ class ZippedWavs:
         """Recording i."""
         member = self.members[index]
         return Sound(*decode(read_member(self.path, member), f"{member} in {self.path}"))
+
+
+@dataclass(frozen=True)
+class WavFiles:
+    """Reads recording i out of a list of WAV files."""
+
+    paths: tuple[str, ...]
+
+    def __call__(self, index: int) -> Sound:
+        """Recording i."""
+        return read_wav(self.paths[index])
 
 
 @dataclass(frozen=True, eq=False)

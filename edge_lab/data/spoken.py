@@ -11,9 +11,10 @@ from edge_lab.data.download import cache_folder, fetch
 from edge_lab.data.images import hash_of
 from edge_lab.data.photos import ASSETS
 from edge_lab.data.real import given
-from edge_lab.data.sounds import SoundSet, ZippedWavs
+from edge_lab.data.sounds import SoundSet, WavFiles, ZippedWavs
 from edge_lab.data.voices import voices
 from edge_lab.errors import DataError, InputError
+from edge_lab.files import sha256
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 FSDD_TAG = "v1.0.10"
@@ -21,6 +22,7 @@ FSDD_URL = f"https://github.com/Jakobovski/free-spoken-digit-dataset/archive/ref
 FSDD_LICENCE = "CC BY-SA 4.0 (Zohar Jackson and contributors, Free Spoken Digit Dataset)"
 _HELD_OUT = 5  # takes 0 to 4 of every digit and speaker are for testing: the data set's own convention
 _NAME = re.compile(r"(?:.*/)?([0-9])_([a-z]+)_([0-9]+)\.wav")
+_OWN = re.compile(r"[0-9](?:[_-].*)?\.wav")
 _SPLITS = ("train", "test", "all")
 
 
@@ -50,6 +52,37 @@ def load_sounds(name: str, split: str = "all") -> SoundSet:
             f'for example load_sounds("{name}").',
         )
     return _SETS[name][1](split)
+
+
+def sound_folder(path: Path | str, speaker: str | None = None) -> SoundSet:
+    """Your own recordings: the WAV files of a folder whose names begin with the digit, such as `7.wav` or `7_me_3.wav`.
+
+    Args:
+        path: the folder.
+        speaker: whose voice it is; default: the folder's name.
+
+    Raises:
+        InputError: no such folder, or no such file in it.
+    """
+    folder = Path(path)
+    files = sorted(f for f in folder.glob("*.wav") if _OWN.fullmatch(f.name)) if folder.is_dir() else []
+    if not files:
+        raise InputError(
+            f"{folder} holds no recordings of digits.",
+            "there is no file like 7.wav or 7_me_3.wav in it." if folder.is_dir() else "it is no folder.",
+            "record some: arecord -d 1 -r 16000 -f S16_LE -c 1 7.wav",
+        )
+    return SoundSet(
+        name=folder.name,
+        labels=WORDS,
+        targets=tuple(int(f.name[0]) for f in files),
+        speakers=(speaker or folder.name,) * len(files),
+        names=tuple(f.name for f in files),
+        licence="yours",
+        source=folder.name,
+        fingerprint=hash_of("sounds", *(f.name + sha256(f) for f in files)),
+        read=WavFiles(tuple(str(f) for f in files)),
+    )
 
 
 def sound_sets() -> dict[str, str]:

@@ -1,0 +1,251 @@
+"""Train a keyword network on a bank of disturbed recordings, and score it on recordings as they are."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edge_lab.audio import Audio, LogMel, fit, log_mel
+from edge_lab.errors import DataError, InputError
+from edge_lab.files import locked, writing_file
+from edge_lab.train.sound_bank import Bank
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from tqdm import tqdm
+
+    from edge_lab.data import SoundSet
+
+
+@dataclass(frozen=True)
+class SoundFitConfig:
+    """How to train: AdamW, one cycle of the learning rate, label smoothing, and masks in time and frequency.
+
+    Attributes:
+        epochs: an epoch is `windows` windows.
+        windows: drawn from the bank for each epoch, by `shares`.
+        shares: of real recordings, synthetic voices and background; a kind that is not there leaves its share to the
+            others.
+        batch_size: windows a step.
+        lr: highest learning rate.
+        weight_decay: of AdamW.
+        label_smoothing: share of the target spread over all classes.
+        mask: widest band (mels) and pause (frames) that are blanked out, as in SpecAugment (Park et al. 2019).
+        warp: largest stretch of the mel axis (a longer or shorter vocal tract, as in Jaitly & Hinton 2013) and of time.
+        seed: of drawing, masks, and the network's first weights.
+    """
+
+    epochs: int = 8
+    windows: int = 40_000
+    shares: tuple[float, float, float] = (0.55, 0.37, 0.08)
+    batch_size: int = 256
+    lr: float = 3e-3
+    weight_decay: float = 0.02
+    label_smoothing: float = 0.05
+    mask: int = 8
+    warp: tuple[float, float] = (0.1, 0.2)
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class SoundScore:
+    """Right answers in percent, over all recordings and for each speaker, and how many recordings there were."""
+
+    top1: float
+    by_speaker: dict[str, float]
+    n: int
+
+
+def fit_sounds(
+    body: nn.Module,
+    bank: Bank,
+    speakers: Collection[str],
+    config: SoundFitConfig | None = None,
+    *,
+    checkpoint: Path | None = None,
+    progress: bool = True,
+) -> nn.Module:
+    """Train a copy of `body` (features (N, 1, frames, mels) to logits) on some speakers of a bank.
+
+    Args:
+        body: the network; it stays as it is.
+        bank: of `make_bank`.
+        speakers: names in `bank.speakers`, or "SET/*" for all of a set; windows of nobody else are looked at.
+            "background" (noise alone) always counts.
+        config: default SoundFitConfig().
+        checkpoint: written after every epoch; training goes on from there.
+        progress: a bar on stderr.
+
+    Returns:
+        The trained network in eval mode, weights of the last epoch.
+    """
+    config = config or SoundFitConfig()
+    pools = _pools(bank, speakers)
+    run = _Run(body, config, sorted(speakers), [len(p) for p in pools])
+    if checkpoint is None:
+        _train(run, bank, pools, None, progress)
+    else:
+        with locked(checkpoint):
+            if checkpoint.exists():
+                run.resume(checkpoint)
+            _train(run, bank, pools, checkpoint, progress)
+    return run.module.eval()
+
+
+def score_sounds(body: nn.Module, sounds: SoundSet, audio: Audio, recipe: LogMel) -> SoundScore:
+    """Accuracy of a network that takes features, on recordings as they are, each in the middle of a window."""
+    import torch
+
+    features = np.stack(
+        [log_mel(fit(w, audio.samples), audio.sample_rate, recipe) for w in sounds.waveforms(audio.sample_rate)]
+    )
+    with torch.inference_mode():
+        parts = torch.from_numpy(features)[:, None].split(256)  # type: ignore[no-untyped-call]
+        answers = torch.cat([body.eval()(part).argmax(1) for part in parts]).numpy()
+    right = answers == sounds.y
+    who = np.array(sounds.speakers)
+    by_speaker = {name: 100 * float(right[who == name].mean()) for name in sorted(set(sounds.speakers))}
+    return SoundScore(100 * float(right.mean()), by_speaker, len(sounds))
+
+
+def _pools(bank: Bank, speakers: Collection[str]) -> list[np.ndarray]:
+    """Indices of real, synthetic and background windows."""
+    sets = {name.removesuffix("/*") for name in speakers if name.endswith("/*")}
+    known = np.unique(bank.speakers)
+    wanted = [name for name in known if name in speakers or name.split("/")[0] in sets]
+    if not wanted:
+        raise InputError(
+            f"the bank has nobody called {', '.join(speakers)}.",
+            f"its speakers are {', '.join(known[:8])} ...",
+            'name them as "SET/SPEAKER" or "SET/*".',
+        )
+    chosen, synthetic = np.isin(bank.speakers, wanted), np.char.startswith(bank.speakers.astype(str), "voices/")
+    return [np.flatnonzero(part) for part in (chosen & ~synthetic, chosen & synthetic, bank.speakers == "background")]
+
+
+class _Run:
+    """The state of one training: what a checkpoint holds."""
+
+    def __init__(self, body: nn.Module, config: SoundFitConfig, speakers: list[str], sizes: Sequence[int]) -> None:
+        import torch
+
+        self.config = config
+        self.identity: dict[str, Any] = asdict(config) | {"speakers": speakers, "windows there": list(sizes)}
+        self.module = copy.deepcopy(body).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optimizer = torch.optim.AdamW(self.module.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+        self.steps = config.epochs * (config.windows // config.batch_size)
+        self.epoch = 0
+
+    def rate(self, step: int) -> float:
+        """Learning rate: cosine up over the first fifth, cosine down to nothing after it."""
+        at = step / self.steps
+        share = (1 - math.cos(math.pi * at / 0.2)) / 2 if at < 0.2 else (1 + math.cos(math.pi * (at - 0.2) / 0.8)) / 2
+        return self.config.lr * (0.04 + 0.96 * share if at < 0.2 else share)
+
+    def save(self, path: Path) -> None:
+        import torch
+
+        state = {"module": self.module.state_dict(), "optimizer": self.optimizer.state_dict()}
+        with writing_file(path) as temporary:
+            torch.save(state | {"identity": repr(self.identity), "epoch": self.epoch}, temporary)
+
+    def resume(self, path: Path) -> None:
+        import torch
+
+        again = f"delete {path} to start again, or pass another checkpoint path."
+        try:
+            saved = torch.load(path, map_location="cpu", weights_only=True)
+            identity = saved["identity"]
+        except Exception as error:
+            raise DataError(f"checkpoint {path} can't be read.", f"{type(error).__name__}.", again) from error
+        if identity != repr(self.identity):
+            raise DataError(f"checkpoint {path} belongs to another run.", f"it was {identity[:200]}.", again)
+        self.module.load_state_dict(saved["module"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.epoch = saved["epoch"]
+
+
+def _train(run: _Run, bank: Bank, pools: list[np.ndarray], path: Path | None, progress: bool) -> None:
+    import torch
+    from tqdm import tqdm
+
+    per_epoch = run.steps // run.config.epochs
+    with (
+        torch.random.fork_rng(devices=[]),
+        tqdm(total=run.steps, initial=run.epoch * per_epoch, disable=not progress, unit="step", leave=False) as bar,
+    ):
+        while run.epoch < run.config.epochs:
+            seed = run.config.seed * 100_003 + run.epoch
+            torch.manual_seed(seed)
+            loss = _epoch(run, bank, _draw(pools, run.config, np.random.default_rng(seed)), bar)
+            run.epoch += 1
+            bar.set_postfix_str(f"epoch {run.epoch}/{run.config.epochs} loss {loss:.3f}")
+            if path is not None:
+                run.save(path)
+
+
+def _draw(pools: list[np.ndarray], config: SoundFitConfig, rng: np.random.Generator) -> np.ndarray:
+    shares = np.array([share if len(pool) else 0.0 for pool, share in zip(pools, config.shares, strict=True)])
+    counts = (shares / shares.sum() * config.windows).astype(int)
+    order = np.concatenate([rng.choice(p, n) for p, n in zip(pools, counts, strict=True) if n])
+    rng.shuffle(order)
+    return order
+
+
+def _epoch(run: _Run, bank: Bank, order: np.ndarray, bar: tqdm[Any]) -> float:
+    import torch
+    from torch.nn import functional
+
+    run.module.train()
+    config, total = run.config, 0.0
+    count = run.steps // config.epochs
+    for step in range(count):
+        some = np.sort(order[step * config.batch_size : (step + 1) * config.batch_size])
+        x = masked(torch.from_numpy(bank.features[some].astype(np.float32)), config)
+        for group in run.optimizer.param_groups:
+            group["lr"] = run.rate(run.epoch * count + step)
+        target = torch.from_numpy(bank.targets[some])
+        loss = functional.cross_entropy(run.module(x[:, None]), target, label_smoothing=config.label_smoothing)
+        run.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        run.optimizer.step()
+        total += loss.item()
+        bar.update()
+    return total / count
+
+
+def masked(x: Tensor, config: SoundFitConfig) -> Tensor:
+    """Features (N, frames, mels), louder or softer, warped, and with a band and a pause blanked out."""
+    import torch
+
+    lowest = float(x.min())
+    x = x + torch.randn(len(x), 1, 1)
+    for axis, largest, share in ((2, config.warp[0], 0.6), (1, config.warp[1], 0.5)):
+        if torch.rand(()) < share:
+            x = _warped(x, axis, float(torch.exp((2 * torch.rand(()) - 1) * largest)))
+    mean = x.mean((1, 2), keepdim=True)
+    for axis in (1, 2):
+        size = x.shape[axis]
+        first, width = torch.randint(0, size, (len(x), 1)), torch.randint(0, config.mask + 1, (len(x), 1))
+        at = torch.arange(size)[None]
+        blank = (at >= first) & (at < first + width)
+        x = torch.where(blank[:, :, None] if axis == 1 else blank[:, None, :], mean, x)
+    return x.clamp(min=lowest)
+
+
+def _warped(x: Tensor, axis: int, factor: float) -> Tensor:
+    """Stretched along an axis, around the middle of time and the low end of frequency."""
+    import torch
+
+    size = x.shape[axis]
+    centre = size // 2 if axis == 1 else 0
+    place = (centre + (torch.arange(size) - centre) * factor).clamp(0, size - 1.001)
+    left = place.long()
+    share = (place - left).view(-1, 1) if axis == 1 else (place - left)
+    return x.index_select(axis, left) * (1 - share) + x.index_select(axis, left + 1) * share

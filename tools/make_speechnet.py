@@ -1,0 +1,152 @@
+"""Train speechnet, leave each speaker out in turn, and write the checkpoint and the page of results.
+
+    python tools/make_speechnet.py bank                    disturb the recordings (five minutes, 720 MB of cache)
+    python tools/make_speechnet.py fold george             train without george, test on george: five minutes each
+    python tools/make_speechnet.py voices                  train on synthetic voices alone, test on everybody
+    python tools/make_speechnet.py all                     all of the above, then train on everybody but the test takes
+    python tools/make_speechnet.py page                    write docs/results/speech.md from what the others found
+
+It needs the Free Spoken Digit Dataset ($EDGE_LAB_DATA, or downloaded) and espeakng-loader. `--speaker NAME=FOLDER` adds
+a person whose recordings (7.wav, 7_me_1.wav, ...) are only ever tested on. All of it goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from edge_lab import data, zoo
+from edge_lab.data.download import cache_folder
+from edge_lab.files import writing_file
+from edge_lab.train.sound_bank import Bank, make_bank
+from edge_lab.train.sound_fit import SoundFitConfig, fit_sounds, score_sounds
+from edge_lab.zoo.speechnet import ASSET, RECIPE
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "docs/results/speech.json"
+PAGE = ROOT / "docs/results/speech.md"
+CONFIG = SoundFitConfig()
+COPIES = {"fsdd": 40, "voices": 6}
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("what", choices=("bank", "fold", "voices", "final", "all", "page"))
+    p.add_argument("held_out", nargs="?", help="of fold: the speaker that is left out")
+    p.add_argument("--speaker", action="append", default=[], metavar="NAME=FOLDER", help="recordings to test on only")
+    p.add_argument("--folder", type=Path, default=cache_folder() / "speechnet", help="checkpoints and the bank")
+    a = p.parse_args()
+    if a.what == "page":
+        return write_page()
+    work = Work(a.folder, [data.sound_folder(place, name) for name, place in (s.split("=", 1) for s in a.speaker)])
+    speakers = sorted(set(data.load_sounds("fsdd").speakers))
+    if a.what in ("fold", "all"):
+        for name in [a.held_out] if a.what == "fold" else speakers:
+            work.fold(name)
+    if a.what in ("voices", "all"):
+        work.voices_only()
+    if a.what in ("final", "all"):
+        work.final()
+        write_page()
+    return None
+
+
+class Work:
+    """The bank, made once, and what is trained on it."""
+
+    def __init__(self, folder: Path, extra: list[Any]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.extra = folder, extra
+        self.model = zoo.create("speechnet_features", weights="random")
+        self.fsdd = data.load_sounds("fsdd")
+        self.sets = [(self.fsdd, COPIES["fsdd"]), (data.load_sounds("voices"), COPIES["voices"])]
+        self.bank = self._bank(self.sets, "all")
+
+    def _bank(self, sets: list[Any], name: str) -> Bank:
+        assert self.model.spec.audio is not None
+        return make_bank(sets, self.model.spec.audio, RECIPE, self.folder / name)
+
+    def train(self, name: str, bank: Bank, speakers: list[str]) -> Any:
+        body: Any = self.model.module.body
+        return fit_sounds(body, bank, speakers, CONFIG, checkpoint=self.folder / f"{name}-{CONFIG.epochs}.pt")
+
+    def score(self, body: Any, sounds: Any) -> dict[str, float]:
+        assert self.model.spec.audio is not None
+        found = {k: v for s in (sounds, *self.extra) for k, v in self._one(body, s).items()}
+        print(found, flush=True)
+        return found
+
+    def _one(self, body: Any, sounds: Any) -> dict[str, float]:
+        audio = self.model.spec.audio
+        assert audio is not None
+        return {k: round(v, 2) for k, v in score_sounds(body, sounds, audio, RECIPE).by_speaker.items()}
+
+    def fold(self, held_out: str) -> None:
+        """Train on everybody else, and never look at this speaker before the end."""
+        others = sorted({f"fsdd/{who}" for who in self.fsdd.speakers} - {f"fsdd/{held_out}"})
+        body = self.train(f"without-{held_out}", self.bank, [*others, "voices/*"])
+        record("folds", {held_out: self.score(body, self.fsdd.by([held_out]))})
+
+    def voices_only(self) -> None:
+        """Synthetic voices alone: no person was recorded."""
+        body = self.train("voices-only", self.bank, ["voices/*"])
+        record("voices only", self.score(body, self.fsdd))
+
+    def final(self) -> None:
+        """What is shipped: everybody, without the test takes (0 to 4), so that these can be tested on."""
+        from safetensors.torch import save_file
+
+        sets = [(data.load_sounds("fsdd", "train"), COPIES["fsdd"]), self.sets[1]]
+        body = self.train("final", self._bank(sets, "final"), ["fsdd/*", "voices/*"])
+        record("final, test takes", self.score(body, data.load_sounds("fsdd", "test")))
+        with writing_file(ASSET) as temporary:
+            save_file({f"body.{k}": v.contiguous() for k, v in body.state_dict().items()}, temporary)
+
+
+def record(key: str, value: dict[str, Any]) -> None:
+    """Add to docs/results/speech.json."""
+    found = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    found[key] = (found.get(key, {}) if key == "folds" else {}) | value
+    with writing_file(RESULTS) as temporary:
+        temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def write_page() -> None:
+    """docs/results/speech.md: tables of what is in speech.json."""
+    found = json.loads(RESULTS.read_text(encoding="utf-8"))
+    folds: dict[str, dict[str, float]] = found["folds"]
+    own = {name: scores[name] for name, scores in folds.items()}
+    extra = sorted({k for scores in folds.values() for k in scores} - set(own))
+    only, final = found["voices only"], found["final, test takes"]
+    mean = sum(own.values()) / len(own)
+    rows = [f"| {n} | {own[n]:.1f} % | {only[n]:.1f} % | {final[n]:.1f} % |" for n in own]
+    for n in extra:
+        heard = " / ".join(f"{scores[n]:.0f}" for scores in folds.values())
+        rows.append(f"| {n} (never trained on) | {heard} % | {only[n]:.1f} % | {final[n]:.1f} % |")
+    average = sum(only[n] for n in own) / len(own)
+    text = f"""# Spoken digits: what speechnet hears
+
+Written by `python tools/make_speechnet.py page` from [speech.json](speech.json), which the same tool's `all` filled.
+{CONFIG.epochs} epochs of {CONFIG.windows:,} disturbed windows each; one seed; weights of the last epoch. Answers are
+among eleven classes (ten digits and background).
+
+| speaker | left out of training | synthetic voices only | shipped network, held-out takes |
+|---|---|---|---|
+{chr(10).join(rows)}
+| **mean of the people** | **{mean:.1f} %** | **{average:.1f} %** | **{sum(final[n] for n in own) / len(own):.1f} %** |
+
+- *Left out of training* is the honest number for a new voice: {len(own)} networks, each trained on the other speakers
+  (all takes) and the synthetic voices, tested on all recordings of the one it never
+  heard. Worst: {min(own.values()):.1f} %.
+- *Synthetic voices only*: trained without any person. All voices come out of one formant synthesiser.
+- *Shipped network*: it knows these speakers; the recordings (takes 0 to 4 of each digit) are new to it.
+- {len(own)} speakers are few: one more person may do better or worse than any of them.
+"""
+    with writing_file(PAGE) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
