@@ -233,6 +233,14 @@ def _bench_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--watts-per-core", type=float, metavar="W", help="estimate energy as CPU time x W where none has")
     p.add_argument("--replay", type=Path, metavar="FILE", help="show a recorded file; nothing is measured")
     p.add_argument("--json", type=Path, metavar="FILE", help="write the numbers for `edge-lab compare`")
+    p.add_argument("--device", metavar="URL", help="a board instead of this machine: ssh://[user@]host[:port][/folder]")
+    p.add_argument("--runner", type=Path, metavar="FOLDER", help="its runner (default: what make runner-aarch64 built)")
+
+
+def _deploy_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("bundles", type=Path, nargs="+", metavar="BUNDLE", help="folders, for ExecuTorch")
+    p.add_argument("--device", required=True, metavar="URL", help="ssh://[user@]host[:port][/folder]")
+    p.add_argument("--runner", type=Path, metavar="FOLDER", help="its runner (default: what make runner-aarch64 built)")
 
 
 def _compare_arguments(p: argparse.ArgumentParser) -> None:
@@ -329,6 +337,11 @@ _COMMANDS = {
         "time bundles side by side",
         "edge-lab bench artifacts/efficientnet_lite0/* --json today.json",
         _bench_arguments,
+    ),
+    "deploy": (
+        "copy a runner and bundles to a board over ssh, and check them there",
+        "edge-lab deploy artifacts/efficientnet_lite0/xnnpack-int8 --device ssh://pi@raspberrypi.local",
+        _deploy_arguments,
     ),
     "compare": (
         "compare two benches or runs, fail on a regression; or one model in every engine",

@@ -192,12 +192,24 @@ def bench(a: Namespace) -> int:
             energy=a.energy or a.watts_per_core is not None,
             watts_per_core=a.watts_per_core,
         )
-        found = measure(a.bundles, config, command=a.command_line)
+        if a.device:
+            from edge_lab.remote.bench import bench_command
+
+            found = bench_command(a, config)
+        else:
+            found = measure(a.bundles, config, command=a.command_line)
     print(table(found))
     if a.json:
         found.save(a.json)
         print(f"data    {a.json}")
     return 0
+
+
+def deploy(a: Namespace) -> int:
+    """`edge-lab deploy`."""
+    from edge_lab.remote.bench import deploy_command
+
+    return deploy_command(a)
 
 
 def compare(a: Namespace) -> int:

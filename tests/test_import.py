@@ -47,6 +47,7 @@ LAYERS = (
     ("flow",),
     ("sweep",),
     ("check", "bench", "changes", "doctor"),
+    ("remote",),
     ("commands",),
     ("cli",),
     ("__main__",),
