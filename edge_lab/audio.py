@@ -115,7 +115,10 @@ def hear(sound: Sound | np.ndarray | Path | str, audio: Audio) -> np.ndarray:
         sound = Sound(sound, audio.sample_rate)
     refuse_unusable(sound.samples, name)
     x = fit(resample(sound.samples, sound.rate, audio.sample_rate), audio.samples)
-    return x[None] if audio.features is None else log_mel(x, audio.sample_rate, audio.features)[None, None]
+    if audio.features is None:
+        return x.reshape(1, -1)  # x[None] would have a stride of 0, which ExecuTorch's exporter refuses
+    features = log_mel(x, audio.sample_rate, audio.features)
+    return features.reshape(1, 1, *features.shape)
 
 
 def fit(samples: np.ndarray, length: int) -> np.ndarray:

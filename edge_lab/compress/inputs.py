@@ -1,4 +1,4 @@
-"""Inputs for the verbs that look at answers: images or ready arrays become a list of float32 arrays."""
+"""Inputs for the verbs that look at answers: images, recordings or ready arrays become a list of float32 arrays."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from collections.abc import Iterable
 import numpy as np
 
 from edge_lab.data.images import ImageSet
+from edge_lab.data.sounds import SoundSet
 from edge_lab.errors import InputError
 from edge_lab.spec import ModelSpec, preprocess
 from edge_lab.zoo import Model
 
-Inputs = ImageSet | Iterable[np.ndarray]
+Inputs = ImageSet | SoundSet | Iterable[np.ndarray]
 CALIBRATION_IMAGES = 32
 
 
 def arrays(inputs: Inputs, model: Model, what: str, limit: int | None = None) -> list[np.ndarray]:
-    """Preprocess images, or check arrays: each float32 with the model's input shape, finite.
+    """Preprocess images or recordings, or check arrays: each float32 with the model's input shape, finite.
 
     Args:
-        inputs: an ImageSet, or arrays of the model's shape.
+        inputs: an ImageSet or SoundSet, or arrays of the model's shape.
         model: its spec says how to preprocess.
         what: what the inputs are for, in error messages ("evaluation").
         limit: at most so many, evenly spread.
@@ -27,7 +28,7 @@ def arrays(inputs: Inputs, model: Model, what: str, limit: int | None = None) ->
     Raises:
         InputError: there are none, or one of another shape or dtype, or with NaN.
     """
-    if isinstance(inputs, ImageSet):
+    if isinstance(inputs, (ImageSet, SoundSet)):
         images = inputs.take(limit) if limit and len(inputs) else inputs
         rows = [preprocess(images[i], model.spec) for i in range(len(images))]
     else:
@@ -58,18 +59,20 @@ def arrays(inputs: Inputs, model: Model, what: str, limit: int | None = None) ->
 
 
 def calibration_arrays(calibration: Inputs | None, model: Model) -> list[np.ndarray]:
-    """Inputs to calibrate int8 with; None: 32 crops of shipped photos, as `edge_lab.to` takes."""
+    """Inputs to calibrate int8 with; None: shipped photos or recordings, as `edge_lab.to` takes."""
     return arrays(default_calibration(model.spec) if calibration is None else calibration, model, "calibration")
 
 
-def default_calibration(spec: ModelSpec) -> ImageSet:
-    """Images to calibrate int8 with if none were given: 32 crops of shipped photos.
+def default_calibration(spec: ModelSpec) -> ImageSet | SoundSet:
+    """What to calibrate int8 with if nothing was given: 32 crops of shipped photos, or the 40 shipped recordings.
 
     Raises:
-        InputError: the model has no preprocessing, so images are no inputs for it.
+        InputError: the model takes neither images nor recordings.
     """
-    from edge_lab.data import load
+    from edge_lab.data import load, load_sounds
 
+    if spec.audio is not None:
+        return load_sounds("spoken-digits")
     if spec.preprocess is None:
         raise InputError(
             f"{spec.name} has no preprocessing, so no images can calibrate it.",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edge_lab.audio import Sound
 from edge_lab.bundle import Bundle
 from edge_lab.compress.quantized import Form, form_of, has_quantized_graph, scheme_of
 from edge_lab.errors import BundleError, EdgeLabError, ExportError, InputError
@@ -35,7 +36,7 @@ from edge_lab.files import locked, writing_folder
 from edge_lab.spec import ModelSpec, preprocess
 
 if TYPE_CHECKING:
-    from edge_lab.data import ImageSet
+    from edge_lab.data import ImageSet, SoundSet
     from edge_lab.zoo import Model
 
 __all__ = ["AppInterface", "Target", "app_package", "target", "targets", "to"]
@@ -45,8 +46,8 @@ def to(
     model: Model,
     target_name: str | Target,
     *,
-    calibration: ImageSet | Iterable[np.ndarray] | None = None,
-    golden: ImageSet | Sequence[np.ndarray] | None = None,
+    calibration: ImageSet | SoundSet | Iterable[np.ndarray] | None = None,
+    golden: ImageSet | SoundSet | Sequence[np.ndarray] | None = None,
     out: Path | str = "artifacts",
     force: bool = False,
 ) -> Bundle:
@@ -58,10 +59,10 @@ def to(
     Args:
         model: from `create` or `from_module`; its spec goes into the bundle.
         target_name: see `targets()`.
-        calibration: real inputs for int8, as images or preprocessed arrays. Default: 32 crops of shipped photos
-            for models that take images.
-        golden: five or more inputs to record. Default: shipped photos, or seeded noise for models without
-            preprocessing.
+        calibration: real inputs for int8, as images, recordings or preprocessed arrays. Default: 32 crops of shipped
+            photos for models that take images, 40 shipped recordings for models that hear.
+        golden: five or more inputs to record. Default: shipped photos or recordings, or seeded noise for models that
+            take ready tensors.
         out: the bundle is written to `out/<model name>/<backend>-<precision>`.
         force: export even if the bundle is up to date.
 
@@ -84,13 +85,13 @@ def build(
     model: Model,
     target_name: str | Target,
     *,
-    calibration: ImageSet | Iterable[np.ndarray] | None = None,
-    golden: ImageSet | Sequence[np.ndarray] | None = None,
+    calibration: ImageSet | SoundSet | Iterable[np.ndarray] | None = None,
+    golden: ImageSet | SoundSet | Sequence[np.ndarray] | None = None,
     out: Path | str = "artifacts",
     force: bool = False,
 ) -> Built:
     """What `to` does, and whether the bundle was reused."""
-    goal = target(target_name)
+    goal = _front_in_float(target(target_name), model)
     folder = Path(out) / model.spec.name.replace("/", "_").replace(":", "_") / goal.kind
     _check_precision(model, goal)
     pictures = _golden_inputs(golden, model.spec)
@@ -104,6 +105,14 @@ def build(
         with writing_folder(folder) as temporary:
             _write(model, goal, inputs, source, pictures, key, temporary)
         return Built(Bundle.load(folder), False)
+
+
+def _front_in_float(goal: Target, model: Model) -> Target:
+    """Features of sound span nine decades before their logarithm: 256 steps would leave nothing of quiet speech."""
+    takes_sound = model.spec.audio is not None and model.spec.audio.features is None
+    if not takes_sound or not hasattr(model.module, "front") or "front" in goal.quantize.keep_float:
+        return goal
+    return replace(goal, quantize=replace(goal.quantize, keep_float=(*goal.quantize.keep_float, "front")))
 
 
 def _check_precision(model: Model, goal: Target) -> None:
@@ -189,11 +198,15 @@ def _write(
     replace(draft, golden=golden, metrics={"sqnr_db": sqnr_db}).save()
 
 
-def _golden_inputs(golden: ImageSet | Sequence[np.ndarray] | None, spec: ModelSpec) -> list[Any]:
+def _golden_inputs(golden: ImageSet | SoundSet | Sequence[np.ndarray] | None, spec: ModelSpec) -> list[Any]:
     from edge_lab.export.golden import CASES
 
     if golden is not None:
         return [golden[i] for i in range(min(len(golden), CASES))]
+    if spec.audio is not None:
+        from edge_lab.data import load_sounds
+
+        return list(load_sounds("spoken-digits").take(CASES))
     if spec.preprocess is None:
         rng = np.random.default_rng(0)
         return [rng.standard_normal(spec.input.shape).astype(spec.input.dtype) for _ in range(CASES)]
@@ -204,17 +217,19 @@ def _golden_inputs(golden: ImageSet | Sequence[np.ndarray] | None, spec: ModelSp
 
 
 def _calibration_inputs(
-    calibration: ImageSet | Iterable[np.ndarray] | None, spec: ModelSpec
+    calibration: ImageSet | SoundSet | Iterable[np.ndarray] | None, spec: ModelSpec
 ) -> tuple[list[np.ndarray], str]:
     from edge_lab.compress.inputs import default_calibration
-    from edge_lab.data import ImageSet
+    from edge_lab.data import ImageSet, SoundSet
 
     if calibration is None:
         calibration = default_calibration(spec)
-    if isinstance(calibration, ImageSet):
+    if isinstance(calibration, (ImageSet, SoundSet)):
         return [preprocess(calibration[i], spec) for i in range(len(calibration))], calibration.name
     return list(calibration), "user"
 
 
 def _bytes(picture: Any) -> bytes:
+    if isinstance(picture, Sound):
+        return bytes(f"{picture.rate} ", "ascii") + picture.samples.tobytes()
     return picture.tobytes() if isinstance(picture, np.ndarray) else np.asarray(picture).tobytes()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edge_lab.audio import Sound, write_wav
 from edge_lab.bundle import Bundle, Golden, Reference, Scheme
 from edge_lab.errors import BundleError, ExportError, MissingTool
 from edge_lab.spec import ModelSpec, preprocess
@@ -38,8 +39,9 @@ def write_inputs(images: Sequence[Any], spec: ModelSpec, folder: Path) -> list[t
     """Store inputs under `folder/golden`.
 
     Args:
-        images: PIL images (stored as PNG, which every decoder reads alike) or ready float32 tensors.
-        spec: how to preprocess the images.
+        images: PIL images (stored as PNG, which every decoder reads alike), Sounds (stored as 16-bit WAV), or ready
+            float32 tensors.
+        spec: how to preprocess them.
         folder: the bundle being written.
 
     Returns:
@@ -51,6 +53,10 @@ def write_inputs(images: Sequence[Any], spec: ModelSpec, folder: Path) -> list[t
         picture: str | None = None
         if isinstance(image, np.ndarray) and image.dtype != np.uint8:
             x = image
+        elif isinstance(image, Sound):
+            picture = f"golden/{i}.wav"
+            write_wav(folder / picture, image)
+            x = preprocess(folder / picture, spec)
         else:
             picture = f"golden/{i}.png"
             _shrink(image, spec).save(folder / picture, optimize=True)

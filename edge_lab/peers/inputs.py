@@ -81,4 +81,8 @@ def calibration(model: Model, images: ImageSet | None) -> ImageSet | None:
     """The same 32 images for everyone's int8; None for a model that takes no images."""
     if model.spec.preprocess is None:
         return None
-    return default_calibration(model.spec) if images is None else images.take(CALIBRATION_IMAGES)
+    if images is not None:
+        return images.take(CALIBRATION_IMAGES)
+    found = default_calibration(model.spec)
+    assert isinstance(found, ImageSet)  # it has a preprocessing, so it takes images
+    return found

@@ -28,7 +28,7 @@ class FrontEnd(nn.Module):
         super().__init__()
         self.window, self.hop, self.fft, self.floor = recipe.window, recipe.hop, recipe.fft, recipe.floor
         self.register_buffer("hann", torch.from_numpy(hann(recipe.window)), persistent=False)
-        filters = torch.from_numpy(mel_filters(rate, recipe).copy()).T.contiguous()
+        filters = torch.from_numpy(mel_filters(rate, recipe).copy())
         self.register_buffer("filters", filters, persistent=False)
 
     def forward(self, waveform: Tensor) -> Tensor:
@@ -36,7 +36,7 @@ class FrontEnd(nn.Module):
         frames = waveform.unfold(-1, self.window, self.hop) * self.hann
         spectrum = torch.view_as_real(torch.fft.rfft(frames, self.fft))
         power = spectrum.square().sum(-1)
-        return torch.log(torch.matmul(power, self.filters) + self.floor).unsqueeze(1)
+        return torch.log(functional.linear(power, self.filters) + self.floor).unsqueeze(1)
 
 
 class Separable(nn.Module):
@@ -72,7 +72,7 @@ class SpeechBody(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Logits."""
         x = self.blocks(functional.relu(self.norm(self.stem(features * _SCALE))))
-        logits: Tensor = self.classifier(self.dropout(x.mean((2, 3))))
+        logits: Tensor = self.classifier(self.dropout(functional.adaptive_avg_pool2d(x, 1).flatten(1)))
         return logits
 
 
