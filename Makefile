@@ -11,7 +11,7 @@ UV      ?= uv
 NAMES   ?=
 SUDO    ?= $(shell test "$$(id -u)" = 0 || echo sudo)
 NATIVE  := chromium fonts-dejavu-core g++ clang libclang-rt-dev libjpeg62-turbo-dev libpng-dev nlohmann-json3-dev
-ARM     := g++-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static openssh-server openssh-client \
+ARM     := g++-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static openssh-server openssh-client shellcheck \
            gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm
 BIN     := .venv/bin
 STAMP   := .venv/.installed
@@ -87,6 +87,7 @@ runner-aarch64: $(STAMP) ## the runner for a 64-bit Raspberry Pi (needs arm-tool
 	$(BIN)/cmake --build rpi/runner/build-aarch64
 	$(BIN)/cmake --install rpi/runner/build-aarch64 --prefix rpi/runner/build-aarch64/dist --strip
 	@mkdir -p rpi/runner/build-aarch64/dist/python && cp rpi/python/*.py rpi/runner/build-aarch64/dist/python/
+	@cp rpi/install.sh rpi/edge-lab-listen rpi/edge-lab-listen.service rpi/runner/build-aarch64/dist/
 	@du -sh rpi/runner/build-aarch64/dist/lib rpi/runner/build-aarch64/dist/bin
 
 coverage: $(STAMP) ## fifty architectures in every format (about an hour; goes on where it was stopped); writes docs/coverage.md
