@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import json
 import re
+import shutil
 import subprocess
+import zipfile
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import nets
 import numpy as np
@@ -150,3 +155,58 @@ def test_nothing_runs_the_emulator_without_naming_a_processor() -> None:
         done = subprocess.run([str(EMULATE), *arguments], capture_output=True, text=True)
         assert done.returncode == 2
         assert "fix:" in done.stderr
+
+
+@pytest.fixture
+def fetcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """rpi/fetch_aarch64.py, at work in an empty checkout."""
+    spec = importlib.util.spec_from_file_location("fetch_aarch64", ROOT / "rpi/fetch_aarch64.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    (tmp_path / "rpi").mkdir()
+    shutil.copy(ROOT / "versions.toml", tmp_path)
+    shutil.copy(module.DIGEST, tmp_path / "rpi")
+    monkeypatch.setattr(module, "HERE", tmp_path / "rpi")
+    monkeypatch.setattr(module, "DIGEST", tmp_path / "rpi" / module.DIGEST.name)
+    return module
+
+
+def test_the_wheel_is_the_one_that_was_recorded(fetcher: ModuleType, tmp_path: Path) -> None:
+    target = tmp_path / "rpi/build/executorch"
+    name = fetcher.DIGEST.read_text().split()[1]
+    wheel = tmp_path / "rpi/build/wheel" / name
+    wheel.parent.mkdir(parents=True)
+    wheel.write_bytes(b"something else")
+    with pytest.raises(fetcher.FetchError, match="not the file that was recorded"):
+        fetcher.fetch_executorch(target)
+    assert not wheel.exists()  # the next attempt asks pip again
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("executorch/lib/libexecutorch.so", "library")
+        archive.writestr("executorch/exir/big.py", "not for a board")
+    fetcher.DIGEST.write_text(f"{hashlib.sha256(wheel.read_bytes()).hexdigest()}  {name}\n")
+    stale = target.parent / ".executorch.part"
+    stale.mkdir()
+    (stale / "half of a file").touch()
+    fetcher.fetch_executorch(target)
+    assert sorted(p.name for p in target.rglob("*") if p.is_file()) == [".made-of", "libexecutorch.so"]
+    assert not stale.exists()
+    wheel.unlink()
+    fetcher.fetch_executorch(target)  # complete: nothing is asked of anybody
+    versions = (ROOT / "versions.toml").read_text()
+    (tmp_path / "versions.toml").write_text(versions.replace('executorch = "', 'executorch = "9.'))
+    with pytest.raises(fetcher.FetchError, match="another version"):
+        fetcher.fetch_executorch(target)
+
+
+def test_a_fetch_that_fails_says_why(fetcher: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(fetcher.FetchError, match="no Debian packages"):
+        fetcher.fetch_root(tmp_path / "rpi/build/root")
+    for name in ("apt-get", "dpkg-deb"):
+        (tmp_path / name).write_text("#!/bin/sh\necho 'E: no arm64 here' >&2\nexit 100\n")
+        (tmp_path / name).chmod(0o755)
+    with pytest.raises(fetcher.FetchError, match="no arm64 here"):
+        fetcher.fetch_root(tmp_path / "rpi/build/root")
+    assert not (tmp_path / "rpi/build/root").exists()
