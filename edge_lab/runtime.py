@@ -342,6 +342,13 @@ def _aoti(bundle: Bundle, threads: int) -> Run:
     return run
 
 
+def _c(bundle: Bundle, threads: int) -> Run:
+    from edge_lab.c_library import open_library
+
+    library = open_library(bundle)  # int8 inside, on one thread
+    return lambda x: (library(x),)
+
+
 _ANY_BATCH = ("torchscript", "ptl")  # interpreters: they take what the operators take
 _ENGINES: dict[str, Callable[[Bundle, int], Run]] = {
     "torchscript": _torchscript,
@@ -351,5 +358,6 @@ _ENGINES: dict[str, Callable[[Bundle, int], Run]] = {
     "mlpackage": _mlpackage,
     "aoti": _aoti,
     "ptl": _ptl,
+    "c": _c,
     "ort": _onnx,  # the same engine; it sees which of its two formats it is
 }

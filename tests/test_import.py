@@ -38,7 +38,7 @@ LAYERS = (
     ("zoo",),
     ("train",),
     ("compress",),
-    ("export",),
+    ("c_library", "export"),
     ("runtime",),
     ("measure",),
     ("decide",),

@@ -22,6 +22,7 @@ from edge_lab.export import (  # noqa: F401
     exported,
     inductor,
     lite,
+    mcu,
     onnx,
     onnx_mobile,
     torchscript,

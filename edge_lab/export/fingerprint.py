@@ -22,7 +22,18 @@ from edge_lab.spec import ModelSpec
 if TYPE_CHECKING:
     import torch
 
-PACKAGES = ("torch", "torchvision", "torchao", "executorch", "onnx", "onnxruntime", "coremltools", "timm", "numpy")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "torchao",
+    "executorch",
+    "onnx",
+    "onnxruntime",
+    "coremltools",
+    "timm",
+    "numpy",
+    "bakenn",
+)
 
 
 def fingerprint(

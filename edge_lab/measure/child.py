@@ -31,6 +31,7 @@ _ENGINE_MODULES = {
     "aoti": ("torch", "torch._inductor.package"),
     "ort": ("onnxruntime",),
     "ptl": ("torch", "torch.jit.mobile"),
+    "c": ("ctypes",),
 }
 
 

@@ -12,7 +12,6 @@ from torch.nn import functional
 from edge_lab.audio import LogMel, hann, mel_filters
 
 WIDTHS = (32, 64, 64, 96, 96)
-_SCALE = 0.25  # features of speech lie between -9 and 8
 
 
 class FrontEnd(nn.Module):
@@ -27,9 +26,14 @@ class FrontEnd(nn.Module):
     def __init__(self, rate: int, recipe: LogMel) -> None:
         super().__init__()
         self.window, self.hop, self.fft, self.floor = recipe.window, recipe.hop, recipe.fft, recipe.floor
+        self.recipe = recipe
         self.register_buffer("hann", torch.from_numpy(hann(recipe.window)), persistent=False)
         filters = torch.from_numpy(mel_filters(rate, recipe).copy())
         self.register_buffer("filters", filters, persistent=False)
+
+    def extra_repr(self) -> str:
+        """The recipe: what a bundle's fingerprint sees of it."""
+        return repr(self.recipe)
 
     def forward(self, waveform: Tensor) -> Tensor:
         """Features of a batch of waveforms."""
@@ -71,7 +75,7 @@ class SpeechBody(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits."""
-        x = self.blocks(functional.relu(self.norm(self.stem(features * _SCALE))))
+        x = self.blocks(functional.relu(self.norm(self.stem(features))))
         logits: Tensor = self.classifier(self.dropout(functional.adaptive_avg_pool2d(x, 1).flatten(1)))
         return logits
 
