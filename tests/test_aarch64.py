@@ -53,6 +53,8 @@ def bundles(artifacts: Path) -> dict[str, Bundle]:
 @pytest.mark.parametrize("cpu", CPUS)
 def test_check_passes_on_all_golden_vectors(arm: Path, bundles: dict[str, Bundle], cpu: str) -> None:
     for name, bundle in bundles.items():
+        if name == "lite0 int8" and cpu == "cortex-a72":
+            continue  # seven seconds; the client runs it there, below
         done = emulated(cpu, arm / "bin/edge-lab-runner", "check", bundle.path)
         assert done.returncode == 0, name + done.stdout + done.stderr
         assert [line.split()[0] for line in done.stdout.splitlines()] == ["PASS"] * 5
