@@ -50,7 +50,7 @@ def deploy(device: Device, bundle: Path | str) -> Sent:
         raise InputError(
             f"{opened.name} is no program for edge-lab-runner.",
             f"its format is {opened.runtime.format}; the runner is ExecuTorch's.",
-            "export one for it: edge-lab export MODEL --target linux-xnnpack-int8",
+            "export one for it: edge-lab export MODEL --target pi-xnnpack-int8",
         )
     names = [MANIFEST, *opened.files]
     return sync(device, {name: opened.path / name for name in names}, f"{device.folder}/bundles/{opened.name}")
