@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from edge_lab.data import digits, photos, real
+from edge_lab.data import digits, handwriting, photos, real
 from edge_lab.data.images import ImageSet
 from edge_lab.errors import InputError
 
@@ -26,6 +26,9 @@ class Entry:
 
 _SETS = {
     "digits": Entry("handwritten digits on photo backgrounds, 32x32, 10 classes", digits.SPLITS, digits.digits),
+    "handwriting": Entry(
+        "handwritten digits as they are, 28x28, grey, 10 classes", digits.SPLITS, handwriting.handwriting
+    ),
     "photos": Entry("twelve whole photos, for demos", ("test",), lambda _: photos.photos()),
     "crops": Entry("120 crops of six photos, for parity and agreement", ("test",), lambda _: photos.crops("crops")),
     "calibration": Entry(
@@ -47,9 +50,10 @@ _SETS = {
 def load(name: str, split: str = "test", limit: int | None = None) -> ImageSet:
     """Get a data set by name.
 
-    "digits", "photos", "crops" and "calibration" come with the package. "cifar10", "imagenette" and "imagenet-sample"
-    are read from $EDGE_LAB_DATA if they are there, else from the cache folder, else downloaded into it. The functions
-    in `edge_lab.data.digits`, `.photos` and `.real` say what each set is, how many images, whose, under what licence.
+    "digits", "handwriting", "photos", "crops" and "calibration" come with the package. "cifar10", "imagenette" and
+    "imagenet-sample" are read from $EDGE_LAB_DATA if they are there, else from the cache folder, else downloaded into
+    it. The functions in `edge_lab.data.digits`, `.handwriting`, `.photos` and `.real` say what each set is, how many
+    images, whose, under what licence.
 
     Args:
         name: one of `sets()`.

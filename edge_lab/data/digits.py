@@ -96,7 +96,7 @@ class _Made:
 @lru_cache(maxsize=3)
 def _make(split: str) -> _Made:
     chosen = plan(split)
-    sources, backgrounds = _sprites(), _backgrounds()
+    sources, backgrounds = sprites(), _backgrounds()
     n = len(chosen.classes)
     stream = Stream(f"digits/{split}/composition")
     draws = {name: stream.array(n, low, high) for name, (low, high) in _DRAWS.items()}
@@ -131,7 +131,7 @@ _DRAWS = {
 }
 
 
-def _sprites() -> np.ndarray:
+def sprites() -> np.ndarray:
     """All source digits, uint8 (10000, 28, 28)."""
     from PIL import Image
 

@@ -44,6 +44,8 @@ class Disturb:
         snr_db: of the noise, against the word.
         level_db: of the word, in dB of full scale.
         background_db: of recordings that hold no word.
+        clean: share of copies without added noise.
+        dry: share of copies without equaliser and room.
         seed: of all of it.
     """
 
@@ -53,6 +55,8 @@ class Disturb:
     snr_db: tuple[float, float] = (3.0, 45.0)
     level_db: tuple[float, float] = (-42.0, -12.0)
     background_db: tuple[float, float] = (-75.0, -15.0)
+    clean: float = 0.3
+    dry: float = 0.35
     seed: int = 0
 
 
@@ -194,10 +198,12 @@ class _Maker:
         near, share = left.clamp(0, _LONGEST - 2), place - left
         wave = self.waves[index]
         sound = (torch.gather(wave, 1, near) * (1 - share) + torch.gather(wave, 1, near + 1) * share) * inside
-        sound = torch.fft.irfft(torch.fft.rfft(sound, _FFT) * self._room(n, random), _FFT)[:, :samples]
+        wet = torch.fft.irfft(torch.fft.rfft(sound, _FFT) * self._room(n, random), _FFT)[:, :samples]
+        sound = torch.where(torch.rand(n, 1, generator=random) < d.dry, sound, wet)
         power = sound.square().sum(1) / length.clamp(max=samples)
         sound = sound / power.sqrt().clamp(min=1e-5)[:, None]
-        sound = sound + self._hiss(n, random) * _gain(_between(n, *d.snr_db, random).neg())
+        noisy = torch.rand(n, 1, generator=random) >= d.clean
+        sound = sound + noisy * self._hiss(n, random) * _gain(_between(n, *d.snr_db, random).neg())
         loud: Tensor = sound * _gain(_between(n, *d.level_db, random))
         return loud
 

@@ -41,7 +41,7 @@ class SoundFitConfig:
         seed: of drawing, masks, and the network's first weights.
     """
 
-    epochs: int = 8
+    epochs: int = 10
     windows: int = 40_000
     shares: tuple[float, float, float] = (0.55, 0.37, 0.08)
     batch_size: int = 256

@@ -7,7 +7,7 @@
 >>> mine = zoo.create("my_model.py:build", input_shape=(1, 3, 224, 224))   # doctest: +SKIP
 """
 
-from edge_lab.zoo import efficientnet, speechnet  # noqa: F401  (they register their models)
+from edge_lab.zoo import digitnet, efficientnet, speechnet  # noqa: F401  (they register their models)
 from edge_lab.zoo.model import Model, from_module
 from edge_lab.zoo.registry import create, list_models, register
 from edge_lab.zoo.small import save
