@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from edge_lab.boards import fits
 from edge_lab.bundle import MANIFEST, Bundle
 from edge_lab.data import ImageSet
 from edge_lab.errors import BundleError, EdgeLabError, InputError, MissingTool
@@ -59,6 +60,7 @@ def check(
     against: Path | str | None = None,
     images: str | ImageSet | None = None,
     limit: int | None = None,
+    board: str | None = None,
 ) -> Checked:
     """Check a bundle the way a build does before it ships.
 
@@ -69,6 +71,7 @@ def check(
             agreement and SQNR are the ones `edge-lab run` recorded in the bundle, and ratios can't be measured.
         images: a data set name or a folder to measure Top-1 on (and agreement, with `against`).
         limit: at most so many images.
+        board: a microcontroller board whose memory the bundle must fit (`boards.boards()`).
 
     Raises:
         BundleError: there is no bundle at this path. A damaged one is a failed line, not an error.
@@ -84,6 +87,9 @@ def check(
         return Checked(str(path), (Line("intact", False, f"{error.what} {error.why}"),))
     lines = [Line("intact", True, f"{len(opened.files)} checksums, schema, {opened.runtime.package}")]
     row = _recorded(opened)
+    if board is not None:
+        need = fits(opened, board)
+        lines.append(Line("board", need.ok, str(need)))
     session, line = _session(opened)
     lines.append(line)
     reference = None

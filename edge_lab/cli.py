@@ -205,6 +205,9 @@ def _check_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--against", type=Path, metavar="BUNDLE", help="the fp32 bundle that ratios and losses refer to")
     p.add_argument("--images", metavar="FOLDER|SET", help="pictures to measure Top-1 and agreement on")
     p.add_argument("--limit", type=_count, metavar="N", help="at most N pictures, evenly spread")
+    p.add_argument(
+        "--board", metavar="NAME", help="a microcontroller board that it must fit, such as stm32f405"
+    )
     p.add_argument("--strict", action="store_true", help="what could not be measured here fails as well")
 
 

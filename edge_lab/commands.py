@@ -145,7 +145,9 @@ def check(a: Namespace) -> int:
     from edge_lab.check import check as examine
     from edge_lab.report.text import verdict_line
 
-    found = examine(a.bundle, budget=_budget(a.budget), against=a.against, images=a.images, limit=a.limit)
+    found = examine(
+        a.bundle, budget=_budget(a.budget), against=a.against, images=a.images, limit=a.limit, board=a.board
+    )
     print(found.bundle)
     for line in found.lines:
         print(f"{_mark(line.ok)}  {line.name}: {line.detail}")

@@ -38,7 +38,7 @@ LAYERS = (
     ("zoo",),
     ("train",),
     ("compress",),
-    ("c_library", "export"),
+    ("boards", "c_library", "export"),
     ("runtime",),
     ("measure",),
     ("decide",),
