@@ -20,6 +20,7 @@ _LOGIN = """#!/bin/sh
 HOME={home} PATH={bin}:$PATH
 export HOME PATH
 cd "$HOME" || exit 1
+echo "welcome to this board" # as many a .bashrc does
 case $SSH_ORIGINAL_COMMAND in
   *"tar -x"*) if [ -e "$HOME/break" ]; then
     session=$PPID

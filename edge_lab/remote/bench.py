@@ -108,7 +108,7 @@ cat "$result"
     if done.code != 0:
         raise _refused(device, done.err)
     try:
-        document = json.loads(done.out)
+        document = json.loads(done.out[max(0, done.out.find("{")) :])  # a .bashrc may have said something before
     except ValueError as error:
         why = f"it is not JSON: {error}."
         raise EdgeLabError(f"the measurement of {place} came back damaged.", why, "run the command again.") from error

@@ -98,13 +98,13 @@ def sync(device: Device, files: dict[str, Path], folder: str) -> Sent:
         EdgeLabError: no connection, the device is full, or a file arrived damaged.
     """
     wanted = {name: sha256(path) for name, path in files.items()}
-    there, part = _listed(device, folder), _listed(device, f"{folder}.part")
+    there, part, free = _look(device, folder)
     if there == wanted:
         return Sent(folder, 0, 0, len(files))
     base = part if part is not None else there or {}
     changed = [name for name, digest in wanted.items() if base.get(name) != digest]
     size = sum(files[name].stat().st_size for name in changed)
-    _refuse_full(device, folder, size)
+    _refuse_full(device, folder, size, free)
     with tempfile.TemporaryFile() as archive:
         _pack(archive, {name: files[name] for name in changed}, wanted)
         archive.seek(0)
@@ -121,8 +121,13 @@ def sync(device: Device, files: dict[str, Path], folder: str) -> Sent:
     return Sent(folder, len(changed), size, len(files))
 
 
-_LIST = """
-if [ -d @FOLDER@ ]; then echo there; cd @FOLDER@ && find . -type f -exec sha256sum {} +; fi
+_LOOK = """
+for at in @FOLDER@ @FOLDER@.part; do
+  echo "folder $(test -d "$at" && echo there)"
+  if [ -d "$at" ]; then (cd "$at" && find . -type f -exec sha256sum {} +) || exit 1; fi
+done
+while [ ! -d "$at" ]; do at=$(dirname "$at"); done
+echo "free $(df -Pk "$at" | awk 'NR == 2 { print $4 }')"
 """
 
 # cp makes the copy under a third name first: a .part that exists is one that was begun in earnest.
@@ -148,17 +153,21 @@ rm -rf "$folder.old"
 """
 
 
-def _listed(device: Device, folder: str) -> dict[str, str] | None:
-    """SHA-256 of each file below a folder of the device; None if it is not there."""
-    text = checked(device, _LIST.replace("@FOLDER@", shlex.quote(folder)), f"reading {folder}")
-    lines = text.splitlines()
-    if not lines:
-        return None
-    return {name.strip().removeprefix("*").removeprefix("./"): digest for digest, _, name in map(_parts, lines[1:])}
-
-
-def _parts(line: str) -> tuple[str, str, str]:
-    return line.partition(" ")
+def _look(device: Device, folder: str) -> tuple[dict[str, str] | None, dict[str, str] | None, int | None]:
+    """SHA-256 of each file below a folder of the device, and below its .part (None: not there); free bytes there."""
+    text = checked(device, _LOOK.replace("@FOLDER@", shlex.quote(folder)), f"reading {folder}")
+    lists: list[dict[str, str] | None] = []
+    free = None
+    for line in text.splitlines():
+        word, _, rest = line.partition(" ")
+        if word == "folder":
+            lists.append({} if rest else None)
+        elif word == "free":
+            free = 1024 * int(rest) if rest.isdecimal() else None
+        elif lists and (found := lists[-1]) is not None:
+            found[rest.strip().removeprefix("*").removeprefix("./")] = word
+    there, part = lists
+    return there, part, free
 
 
 def _pack(archive: IO[bytes], files: dict[str, Path], sums: dict[str, str]) -> None:
@@ -175,10 +184,7 @@ def _pack(archive: IO[bytes], files: dict[str, Path], sums: dict[str, str]) -> N
                 tar.addfile(entry, content)
 
 
-def _refuse_full(device: Device, folder: str, size: int) -> None:
-    script = f"at={shlex.quote(folder)}\n" + 'while [ ! -d "$at" ]; do at=$(dirname "$at"); done; df -Pk "$at"'
-    line = checked(device, script, "looking for space").splitlines()[-1].split()
-    free = 1024 * int(line[3]) if len(line) > 3 and line[3].isdecimal() else None
+def _refuse_full(device: Device, folder: str, size: int, free: int | None) -> None:
     if free is not None and free < size + _SPARE:
         raise EdgeLabError(
             f"{device} has no room for {folder}.",

@@ -78,7 +78,6 @@ class Facts:
     bits: int
     libc: str
     cores: int
-    free_bytes: int
     installed: str | None
     throttled: int | None
 
@@ -127,9 +126,6 @@ say arch "$(uname -m)"
 say bits "$(getconf LONG_BIT 2> /dev/null || echo 0)"
 say libc "$(getconf GNU_LIBC_VERSION 2> /dev/null || echo unknown)"
 say cores "$(nproc 2> /dev/null || echo 1)"
-at=@FOLDER@
-while [ ! -d "$at" ]; do at=$(dirname "$at"); done
-say free "$(df -Pk "$at" | awk 'NR == 2 { print $4 }')"
 for one in /opt/edge-lab/bin/edge-lab-runner "$(command -v edge-lab-runner)"; do
   if [ -x "$one" ]; then say installed "$one"; break; fi
 done
@@ -143,7 +139,7 @@ def facts(device: Device) -> Facts:
     Raises:
         EdgeLabError: no connection.
     """
-    text = checked(device, _FACTS.replace("@FOLDER@", shlex.quote(device.folder)), "looking around")
+    text = checked(device, _FACTS, "looking around")
     known = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
     bits = re.fullmatch(r"0x([0-9a-fA-F]+)", known.get("throttled", ""))
     return Facts(
@@ -151,7 +147,6 @@ def facts(device: Device) -> Facts:
         _whole(known.get("bits")),
         known.get("libc", "unknown"),
         max(1, _whole(known.get("cores"))),
-        1024 * _whole(known.get("free")),
         known.get("installed"),
         int(bits[1], 16) if bits else None,
     )
