@@ -114,5 +114,5 @@ clean: ## delete what the commands wrote; keeps .venv
 	rm -rf artifacts build dist .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
-distclean: clean ## delete .venv too
-	rm -rf .venv
+distclean: clean ## delete .venv too, and what was fetched and built for boards
+	rm -rf .venv rpi/build rpi/runner/build rpi/runner/build-*

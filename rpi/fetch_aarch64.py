@@ -152,7 +152,10 @@ def _relative_links(root: Path) -> None:
 
 
 def _alternatives(root: Path) -> None:
-    """What the packages' scripts would do on installing: NumPy's BLAS and LAPACK, and the name python3."""
+    """What installing would add: NumPy's BLAS and LAPACK, and from Debian 13 on /lib for /usr/lib."""
+    for name in ("bin", "lib", "sbin"):
+        if not (root / name).exists():
+            (root / name).symlink_to(f"usr/{name}")
     libraries = root / _LIBRARIES
     for name in ("blas/libblas.so.3", "lapack/liblapack.so.3"):
         if (libraries / name).exists():
