@@ -205,10 +205,14 @@ def _check_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--against", type=Path, metavar="BUNDLE", help="the fp32 bundle that ratios and losses refer to")
     p.add_argument("--images", metavar="FOLDER|SET", help="pictures to measure Top-1 and agreement on")
     p.add_argument("--limit", type=_count, metavar="N", help="at most N pictures, evenly spread")
-    p.add_argument(
-        "--board", metavar="NAME", help="a microcontroller board that it must fit, such as stm32f405"
-    )
+    p.add_argument("--board", metavar="NAME", help="a microcontroller board that it must fit, such as stm32f405")
     p.add_argument("--strict", action="store_true", help="what could not be measured here fails as well")
+
+
+def _listen_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("bundle", type=Path, metavar="BUNDLE", help="of a model that hears, such as speechnet")
+    p.add_argument("source", nargs="?", default="-", metavar="WAV", help="a recording; none or -: raw samples by pipe")
+    p.add_argument("--microphone", action="store_true", help="listen to the default microphone (arecord)")
 
 
 def _inspect_arguments(p: argparse.ArgumentParser) -> None:
@@ -330,6 +334,11 @@ _COMMANDS = {
         "verify a bundle, run its golden vectors, hold it against budgets",
         "edge-lab check artifacts/efficientnet_lite0/xnnpack-int8 --budget budgets.toml",
         _check_arguments,
+    ),
+    "listen": (
+        "say the words of a recording, a pipe or the microphone, as they come",
+        "arecord -q -t raw -f S16_LE -c 1 -r 16000 | edge-lab listen artifacts/speechnet/xnnpack-fp32",
+        _listen_arguments,
     ),
     "inspect": (
         "say what is inside an ExecuTorch program, without running it",

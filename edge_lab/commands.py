@@ -161,6 +161,15 @@ def check(a: Namespace) -> int:
     return 0 if good else 1
 
 
+def listen(a: Namespace) -> int:
+    """`edge-lab listen`: a word a line, as it is heard."""
+    from edge_lab.listen import listen as heard
+
+    for word in heard(a.bundle, None if a.microphone else a.source):
+        print(f"{word.seconds:9.2f} s  {word.label}  {100 * word.probability:.0f} %", flush=True)
+    return 0
+
+
 def inspect(a: Namespace) -> int:
     """`edge-lab inspect`."""
     from edge_lab.export.pte_file import inspect_pte

@@ -46,7 +46,7 @@ LAYERS = (
     ("peers", "widgets"),
     ("flow",),
     ("sweep",),
-    ("check", "bench", "changes", "doctor"),
+    ("check", "bench", "changes", "doctor", "listen"),
     ("remote",),
     ("commands",),
     ("cli",),
