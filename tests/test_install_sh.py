@@ -196,6 +196,7 @@ def test_the_service_is_what_systemd_understands(install: Install, words: Path, 
     text = (ROOT / "rpi/edge-lab-listen.service").read_text()
     for line in (
         "Restart=on-failure",
+        "RestartPreventExitStatus=2",
         "PrivateNetwork=yes",
         "MemoryMax=150M",
         "User=edge-lab",
@@ -239,5 +240,8 @@ def test_listening_ends_with_an_error_when_the_microphone_goes(tmp_path: Path) -
     assert listen(EDGE_LAB_MICROPHONE="plughw:2,0").returncode == 1
     program(place, "arecord", "exit 0")
     done = listen()
-    assert done.returncode == 2
+    assert done.returncode == 1
     assert "there is no microphone" in done.stderr
+    program(place, "arecord", f"{record}; cat /dev/zero")
+    program(place, "edge-lab-runner", "exit 2")  # refuses the bundle: the service must not start it again
+    assert listen().returncode == 2
