@@ -250,6 +250,14 @@ def _deploy_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--runner", type=Path, metavar="FOLDER", help="its runner (default: what make runner-aarch64 built)")
 
 
+def _firmware_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("bundle", type=Path, metavar="BUNDLE", help="of C sources (targets mcu-*)")
+    p.add_argument("--board", default="netduinoplus2", metavar="NAME", help="one of mcu/boards (netduinoplus2)")
+    p.add_argument("--images", metavar="FOLDER|SET", help="run these pictures instead of the golden inputs")
+    p.add_argument("--limit", type=_count, default=100, metavar="N", help="at most N of them (100)")
+    p.add_argument("--json", type=Path, metavar="FILE", help="write the costs for `edge-lab compare`")
+
+
 def _compare_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("before", type=Path, metavar="A.json|MODEL", help="of `edge-lab bench --json`, or a run.json")
     p.add_argument("after", type=Path, nargs="?", metavar="B.json", help="the same, later")
@@ -354,6 +362,11 @@ _COMMANDS = {
         "copy a runner and bundles to a board over ssh, and check them there",
         "edge-lab deploy artifacts/efficientnet_lite0/xnnpack-int8 --device ssh://pi@raspberrypi.local",
         _deploy_arguments,
+    ),
+    "firmware": (
+        "build a bundle's firmware, run it on an emulated board, compare every byte, count its costs",
+        "edge-lab firmware artifacts/digitnet/cortex-m4-int8 --board netduinoplus2",
+        _firmware_arguments,
     ),
     "compare": (
         "compare two benches or runs, fail on a regression; or one model in every engine",

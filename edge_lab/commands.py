@@ -223,6 +223,13 @@ def deploy(a: Namespace) -> int:
     return deploy_command(a)
 
 
+def firmware(a: Namespace) -> int:
+    """`edge-lab firmware`."""
+    from edge_lab.firmware.command import firmware_command
+
+    return firmware_command(a)
+
+
 def compare(a: Namespace) -> int:
     """`edge-lab compare`: two files of measurements, or one model in every engine."""
     from edge_lab.peers.command import compare_engines, refuse_flags, refuse_one_file

@@ -21,7 +21,7 @@ import numpy as np
 from edge_lab.errors import InputError
 
 Clock = Literal["cpu", "wall"]
-Scenario = Literal["single_stream", "offline_batch", "cold_start"]
+Scenario = Literal["single_stream", "offline_batch", "cold_start", "emulated"]
 BUSY = 1.3  # wall time over CPU time on one thread; above it, other processes held the core
 
 

@@ -48,6 +48,35 @@ class Quality:
 
 
 @dataclass(frozen=True)
+class Firmware:
+    """What a microcontroller's program costs: bytes, and instructions that an emulator counted (no cycles, no times).
+
+    Attributes:
+        board: whose memory it was linked for; `machine`: what ran it.
+        flash_bytes: code, weights and tables of a build without tests and text.
+        ram_bytes: variables of that build (arena, input, output), and the stack.
+        stack_bytes: high-water mark during an inference.
+        instructions: of one inference, median over the inputs; `macs`: its multiply-adds.
+        front_end_instructions: from samples to features for one window, if the device computes them.
+    """
+
+    board: str
+    machine: str
+    flash_bytes: int
+    ram_bytes: int
+    arena_bytes: int
+    stack_bytes: int
+    instructions: int
+    macs: int
+    front_end_instructions: int | None = None
+
+    @property
+    def per_mac(self) -> float:
+        """Instructions for one multiply-add."""
+        return self.instructions / self.macs if self.macs else float("nan")
+
+
+@dataclass(frozen=True)
 class Measurement:
     """One program in one engine in one scenario.
 
@@ -69,6 +98,7 @@ class Measurement:
     energy: Energy | None = None
     quality: Quality | None = None
     pinned_cpus: tuple[int, ...] | None = None
+    firmware: Firmware | None = None
     notes: tuple[str, ...] = ()
 
     @property

@@ -1,0 +1,92 @@
+"""`edge-lab firmware`: a bundle on an emulated board, its costs, and a file of measurements."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+
+import numpy as np
+
+from edge_lab.bundle import Bundle
+from edge_lab.errors import InputError
+from edge_lab.firmware.run import Run, run
+from edge_lab.measure.record import Engine, Measurement, Measurements, now
+
+_SHOWN = 10  # answers that are printed one by one
+_CLOCK = "instructions counted by an emulator; the samples are the emulator's time on this machine, not the board's"
+
+
+def firmware_command(a: Namespace) -> int:
+    """0 if every output byte is the expected one, 1 if not."""
+    bundle = Bundle.load(a.bundle)
+    inputs = _images(bundle, a.images, a.limit) if a.images else None
+    date = now()
+    found = run(bundle, a.board, inputs=inputs)
+    print(describe(bundle, found))
+    if a.json:
+        measurements(bundle, found, date, getattr(a, "command_line", "")).save(a.json)
+        print(f"numbers {a.json}", file=sys.stderr)
+    return 0 if found.ok else 1
+
+
+def _images(bundle: Bundle, name: str, limit: int) -> list[np.ndarray]:
+    from edge_lab.flow import image_set
+    from edge_lab.spec import preprocess
+
+    if bundle.spec.preprocess is None:
+        raise InputError(f"{bundle.name} takes no images.", "its spec has no preprocessing.", "leave --images out.")
+    images = image_set(name).take(limit)
+    return [preprocess(images[i], bundle.spec) for i in range(len(images))]
+
+
+def describe(bundle: Bundle, found: Run) -> str:
+    """What the firmware answered and costs, as text."""
+    cost = found.cost
+    lines = [f"{bundle.name} on {cost.board} ({cost.machine})"]
+    for i, answer in enumerate(found.answers[:_SHOWN]):
+        state = "every output byte as expected" if answer.ok else "DIFFERS from the expected output"
+        lines.append(f"  input {i}: {answer.text}  {state}")
+    wrong = sum(not answer.ok for answer in found.answers)
+    lines += [
+        f"{len(found.answers) - wrong} of {len(found.answers)} outputs equal to the byte",
+        f"flash         {cost.flash_bytes:>10,} bytes (code, weights, tables; without tests and text)",
+        f"RAM           {cost.ram_bytes:>10,} bytes, of them arena {cost.arena_bytes:,} and stack {cost.stack_bytes:,}",
+        f"instructions  {cost.instructions:>10,} for one inference, {cost.per_mac:.2f} for each of "
+        f"{cost.macs:,} multiply-adds",
+    ]
+    if cost.front_end_instructions is not None:
+        lines.append(f"front end     {cost.front_end_instructions:>10,} instructions for the features of one window")
+    lines.append("instructions, counted by QEMU: not cycles, and not times of a board")
+    return "\n".join(lines)
+
+
+def measurements(bundle: Bundle, found: Run, date: str, command: str = "") -> Measurements:
+    """The costs in the form of every measurement file, scenario `emulated`."""
+    from edge_lab.measure.gate import Gate
+    from edge_lab.measure.latency import Latency
+    from edge_lab.measure.machine import versions
+
+    each = found.seconds / len(found.answers)
+    item = Measurement(
+        name=f"{bundle.name} on {found.cost.board}",
+        engine=Engine("qemu-system-arm", _qemu_version()),
+        latency=Latency((each,), (), 0, scenario="emulated", clock="wall"),
+        model=bundle.spec.name,
+        target=bundle.target,
+        format=bundle.runtime.format,
+        precision="int8",
+        size_bytes=found.cost.flash_bytes,
+        firmware=found.cost,
+        notes=(_CLOCK,),
+    )
+    device = {"board": f"{found.cost.board} (emulated)", "machine": found.cost.machine}
+    return Measurements("edge-lab", command, date, device, Gate("unknown"), versions(), (item,))
+
+
+def _qemu_version() -> str:
+    import subprocess
+
+    from edge_lab.firmware.build import tool
+
+    first = subprocess.run([tool("qemu-system-arm"), "--version"], capture_output=True, text=True, timeout=30).stdout
+    return first.splitlines()[0].partition("version ")[2] or "unknown"

@@ -1,0 +1,160 @@
+"""Run a firmware in QEMU and read what it prints: answers, instructions, stack."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from edge_lab.bundle import Bundle
+from edge_lab.c_library import open_library
+from edge_lab.errors import EdgeLabError, InputError
+from edge_lab.firmware.build import Image, Machine, build, machine, tool, workplace
+from edge_lab.firmware.cases import cases_of, golden_cases, write_cases
+from edge_lab.measure.record import Firmware
+
+_TESTED, _WRONG = 0, 1
+_LOOP = 200000  # instructions in the loop that checks the counter
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """One case on the device: int8 outputs, whether they are the expected ones, what they mean, instructions."""
+
+    output: np.ndarray
+    ok: bool
+    text: str
+    instructions: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """A firmware's answers and costs. `seconds` is what the emulator took: it says nothing of a board."""
+
+    cost: Firmware
+    answers: tuple[Answer, ...]
+    seconds: float
+
+    @property
+    def ok(self) -> bool:
+        """Every byte is the expected one."""
+        return all(answer.ok for answer in self.answers)
+
+
+def run(
+    bundle: Bundle | Path | str,
+    board: str = "netduinoplus2",
+    *,
+    inputs: Iterable[np.ndarray] | None = None,
+    timeout: float = 300,
+) -> Run:
+    """Build a bundle's firmware, run it in QEMU, compare every output byte.
+
+    Args:
+        bundle: of C sources; a path is verified first.
+        board: one of `machines()`.
+        inputs: float32 (1, C, H, W); expected are the answers of the same C on this machine. Default: the bundle's
+            golden inputs, with the outputs that it recorded.
+        timeout: seconds that QEMU may take.
+
+    Raises:
+        InputError: the bundle is for another board, or does not fit it, or QEMU has no such board.
+        MissingTool: no compiler, no QEMU. BundleError: a damaged bundle.
+        EdgeLabError: the firmware crashed, found its weights damaged, or did not end in time.
+    """
+    opened = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
+    place = _emulated(machine(board))
+    folder = workplace(opened, place)
+    product = build(opened, place, folder)
+    library = open_library(opened)
+    cases = golden_cases(opened, library) if inputs is None else cases_of(library, inputs)
+    write_cases(cases, folder / "cases.c")
+    image = build(opened, place, folder, main="test", cases=folder / "cases.c")
+    started = time.perf_counter()
+    lines = execute(image, timeout=timeout)
+    return _read(lines, product, time.perf_counter() - started)
+
+
+def _emulated(place: Machine) -> Machine:
+    if not place.qemu:
+        raise InputError(
+            f"QEMU has no {place.chip}.",
+            "a firmware for it can be linked, which tells whether it fits, but not run.",
+            "run it on another board, such as netduinoplus2.",
+        )
+    return place
+
+
+def execute(image: Image, *, timeout: float = 300) -> list[str]:
+    """Run an image until it ends by itself; its lines.
+
+    Raises:
+        EdgeLabError: it crashed, refused its weights, ran longer than `timeout`, or printed nothing that is known.
+    """
+    target = ["-M", _emulated(image.machine).qemu, "-nographic", "-monitor", "none", "-serial", "none"]
+    host = ["-semihosting-config", "enable=on,target=native", "-icount", "shift=0", "-kernel", str(image.path)]
+    try:
+        done = subprocess.run(
+            [tool("qemu-system-arm"), *target, *host],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout,
+            stdin=subprocess.DEVNULL,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise EdgeLabError(
+            f"the firmware did not end within {timeout:g} s.",
+            "it hangs, or this machine is very busy.",
+            "run fewer inputs, or give it more time (timeout=...).",
+        ) from error
+    said = done.stdout + done.stderr  # semihosting writes to QEMU's stderr
+    if done.returncode not in (_TESTED, _WRONG):
+        lines = said.strip().splitlines()
+        why = next(
+            (line for line in lines if line.startswith(("FAULT", "WEIGHTS", "qemu"))), (lines or ["nothing"])[-1]
+        )
+        raise EdgeLabError(
+            f"the firmware ended with status {done.returncode}.",
+            f"it said: {why}",
+            "look the address up with arm-none-eabi-addr2line -e FIRMWARE.elf, or build the bundle again.",
+        )
+    return said.splitlines()
+
+
+def _read(lines: list[str], product: Image, seconds: float) -> Run:
+    facts = {
+        words[0]: int(words[1]) for line in lines if len(words := line.split()) == 2 and words[1].lstrip("-").isdigit()
+    }
+    answers = tuple(_answer(line) for line in lines if line.startswith("case "))
+    complete = {"check", "stack", "arena", "macs", "cases"} <= facts.keys() and len(answers) == facts["cases"]
+    if not complete or abs(facts["check"] - _LOOP) > _LOOP // 100:
+        raise EdgeLabError(
+            "the firmware's report can't be used.",
+            "it is not complete, or the instruction counter does not count instructions: "
+            f"{facts.get('check', 'nothing')} in a loop of {_LOOP}.",
+            "use the QEMU that make arm-tools installs.",
+        )
+    place = product.machine
+    cost = Firmware(
+        board=place.chip,
+        machine=f"qemu-system-arm -M {place.qemu}",
+        flash_bytes=product.flash,
+        ram_bytes=product.ram + facts["stack"],
+        arena_bytes=facts["arena"],
+        stack_bytes=facts["stack"],
+        instructions=int(median(answer.instructions for answer in answers)),
+        macs=facts["macs"],
+    )
+    return Run(cost, answers, seconds)
+
+
+def _answer(line: str) -> Answer:
+    _, _, count, output, verdict, *text = line.split(maxsplit=5)
+    values = np.frombuffer(bytes.fromhex(output), np.int8)
+    return Answer(values, verdict == "ok", text[0] if text else "", int(count))
