@@ -46,7 +46,7 @@ LAYERS = (
     ("peers", "widgets"),
     ("flow",),
     ("sweep",),
-    ("check", "bench", "changes", "doctor", "listen"),
+    ("check", "bench", "changes", "doctor", "firmware", "listen"),
     ("remote",),
     ("commands",),
     ("cli",),

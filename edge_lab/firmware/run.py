@@ -14,8 +14,8 @@ import numpy as np
 from edge_lab.bundle import Bundle
 from edge_lab.c_library import open_library
 from edge_lab.errors import EdgeLabError, InputError
-from edge_lab.firmware.build import Image, Machine, build, machine, tool, workplace
-from edge_lab.firmware.cases import cases_of, golden_cases, write_cases
+from edge_lab.firmware.build import Image, Machine, build, check_board, machine, tool, workplace
+from edge_lab.firmware.cases import cases_of, golden_cases, golden_sounds, hears, sounds_of, write_cases, write_tables
 from edge_lab.measure.record import Firmware
 
 _TESTED, _WRONG = 0, 1
@@ -34,16 +34,22 @@ class Answer:
 
 @dataclass(frozen=True)
 class Run:
-    """A firmware's answers and costs. `seconds` is what the emulator took: it says nothing of a board."""
+    """A firmware's answers and costs.
+
+    `answers` are those to ready inputs, `sounds` those to samples that went through the front end on the device; there
+    `ok` speaks of the features too, and `instructions` are the front end's. `seconds` is what the emulator took: it
+    says nothing of a board.
+    """
 
     cost: Firmware
     answers: tuple[Answer, ...]
+    sounds: tuple[Answer, ...]
     seconds: float
 
     @property
     def ok(self) -> bool:
         """Every byte is the expected one."""
-        return all(answer.ok for answer in self.answers)
+        return all(answer.ok for answer in (*self.answers, *self.sounds))
 
 
 def run(
@@ -51,6 +57,7 @@ def run(
     board: str = "netduinoplus2",
     *,
     inputs: Iterable[np.ndarray] | None = None,
+    waveforms: Iterable[np.ndarray] | None = None,
     timeout: float = 300,
 ) -> Run:
     """Build a bundle's firmware, run it in QEMU, compare every output byte.
@@ -60,6 +67,8 @@ def run(
         board: one of `machines()`.
         inputs: float32 (1, C, H, W); expected are the answers of the same C on this machine. Default: the bundle's
             golden inputs, with the outputs that it recorded.
+        waveforms: float32 (samples,), for a model that takes features: they go through the front end on the device.
+            Default: the bundle's golden recordings; none if other inputs are given.
         timeout: seconds that QEMU may take.
 
     Raises:
@@ -70,11 +79,17 @@ def run(
     opened = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
     place = _emulated(machine(board))
     folder = workplace(opened, place)
-    product = build(opened, place, folder)
+    check_board(opened, place)
     library = open_library(opened)
+    tables = folder if hears(opened) else None
+    if tables:
+        write_tables(opened, library, tables)
+    product = build(opened, place, folder, tables=tables)
     cases = golden_cases(opened, library) if inputs is None else cases_of(library, inputs)
-    write_cases(cases, folder / "cases.c")
-    image = build(opened, place, folder, main="test", cases=folder / "cases.c")
+    golden = golden_sounds(opened, library) if inputs is None else []
+    sounds = golden if waveforms is None else sounds_of(opened, library, waveforms)
+    write_cases(cases, folder / "cases.c", sounds if tables else None)
+    image = build(opened, place, folder, main="test", cases=folder / "cases.c", tables=tables)
     started = time.perf_counter()
     lines = execute(image, timeout=timeout)
     return _read(lines, product, time.perf_counter() - started)
@@ -132,7 +147,9 @@ def _read(lines: list[str], product: Image, seconds: float) -> Run:
         words[0]: int(words[1]) for line in lines if len(words := line.split()) == 2 and words[1].lstrip("-").isdigit()
     }
     answers = tuple(_answer(line) for line in lines if line.startswith("case "))
-    complete = {"check", "stack", "arena", "macs", "cases"} <= facts.keys() and len(answers) == facts["cases"]
+    sounds = tuple(_answer(line) for line in lines if line.startswith("sound "))
+    known = {"check", "stack", "arena", "macs", "cases"} <= facts.keys()
+    complete = known and len(answers) == facts["cases"] and len(sounds) == facts.get("sounds", 0)
     if not complete or abs(facts["check"] - _LOOP) > _LOOP // 100:
         raise EdgeLabError(
             "the firmware's report can't be used.",
@@ -150,8 +167,9 @@ def _read(lines: list[str], product: Image, seconds: float) -> Run:
         stack_bytes=facts["stack"],
         instructions=int(median(answer.instructions for answer in answers)),
         macs=facts["macs"],
+        front_end_instructions=int(median(sound.instructions for sound in sounds)) if sounds else None,
     )
-    return Run(cost, answers, seconds)
+    return Run(cost, answers, sounds, seconds)
 
 
 def _answer(line: str) -> Answer:
