@@ -21,6 +21,7 @@ METRICS = {
     "first": ("first_ms", True),
     "size": ("size_mb", True),
     "memory": ("peak_mb", True),
+    "instructions": ("instructions", True),
     "agreement": ("agreement", False),
     "top1": ("top1", False),
     "sqnr": ("sqnr_db", False),
@@ -127,7 +128,9 @@ def cautions(before: Path | str, after: Path | str) -> tuple[str, ...]:
 
 def as_row(item: Measurement, label: str | None = None) -> TargetResult:
     """A measurement as a row of a run, under `label` (default: its name)."""
-    quality, start, memory = item.quality, item.start, item.memory
+    quality, start, memory, firmware = item.quality, item.start, item.memory, item.firmware
+    timed = item.latency.scenario != "emulated"  # the time that an emulator takes says nothing of the device
+    peak = _known(memory.peak_mb) if memory else firmware.ram_bytes / 1e6 if firmware else None
     return TargetResult(
         target=label or item.name,
         format=item.format or "",
@@ -141,11 +144,12 @@ def as_row(item: Measurement, label: str | None = None) -> TargetResult:
         answers=quality.images if quality else None,
         load_ms=_known(start.load_ms) if start else None,
         first_ms=_known(start.first_ms) if start else None,
-        p50_ms=item.latency.p50_ms,
-        p90_ms=item.latency.p90_ms,
-        samples_ms=item.latency.samples_ms,
-        peak_mb=_known(memory.peak_mb) if memory else None,
+        p50_ms=item.latency.p50_ms if timed else None,
+        p90_ms=item.latency.p90_ms if timed else None,
+        samples_ms=item.latency.samples_ms if timed else (),
+        peak_mb=peak,
         delta_mb=_known(memory.delta_mb) if memory else None,
+        instructions=firmware.instructions if firmware else None,
         notes=item.notes,
     )
 

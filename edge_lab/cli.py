@@ -262,7 +262,10 @@ def _compare_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("before", type=Path, metavar="A.json|MODEL", help="of `edge-lab bench --json`, or a run.json")
     p.add_argument("after", type=Path, nargs="?", metavar="B.json", help="the same, later")
     p.add_argument(
-        "--fail", action="append", metavar="METRIC:PERCENT", help="limit, may be repeated (default: median:5%%)"
+        "--fail",
+        action="append",
+        metavar="METRIC:PERCENT",
+        help="limit, may be repeated (default: median:5%% and instructions:5%%)",
     )
     peers = p.add_argument_group("one MODEL in every engine that is installed, and no B.json")
     peers.add_argument("--engines", metavar="A,B", help="engines, rows or patterns, as openvino,'*-int8' (all)")

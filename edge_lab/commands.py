@@ -246,7 +246,7 @@ def compare(a: Namespace) -> int:
     from edge_lab.report.findings import number
     from edge_lab.report.text import aligned
 
-    limit = limits(a.fail or ["median:5%"])
+    limit = limits(a.fail or ["median:5%", "instructions:5%"])
     changes = changes_between(a.before, a.after, limit)
     head = ["", "target", "metric", "before", "after", "change"]
     rows = [

@@ -124,7 +124,8 @@ def _power(frames: np.ndarray, front: FixedMel) -> np.ndarray:
     turned_re, turned_im = _times(odd_re, odd_im, front.cosine[k], front.sine[k])
     plus = ((even_re + turned_re) ** 2 + (even_im + turned_im) ** 2) >> 16
     minus = ((even_re - turned_re) ** 2 + (even_im - turned_im) ** 2) >> 16
-    return np.where(low, plus, minus[:, other])
+    found: np.ndarray = np.where(low, plus, minus[:, other])
+    return found
 
 
 def _transform(re: np.ndarray, im: np.ndarray, front: FixedMel) -> tuple[np.ndarray, np.ndarray]:

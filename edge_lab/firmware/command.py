@@ -9,7 +9,7 @@ import numpy as np
 
 from edge_lab.bundle import Bundle
 from edge_lab.errors import InputError
-from edge_lab.firmware.run import Run, run
+from edge_lab.firmware.run import Answer, Run, run
 from edge_lab.measure.record import Engine, Measurement, Measurements, now
 
 _SHOWN = 10  # answers that are printed one by one
@@ -43,12 +43,8 @@ def describe(bundle: Bundle, found: Run) -> str:
     """What the firmware answered and costs, as text."""
     cost = found.cost
     lines = [f"{bundle.name} on {cost.board} ({cost.machine})"]
-    for i, answer in enumerate(found.answers[:_SHOWN]):
-        state = "every output byte as expected" if answer.ok else "DIFFERS from the expected output"
-        lines.append(f"  input {i}: {answer.text}  {state}")
-    wrong = sum(not answer.ok for answer in found.answers)
+    lines += _answers("input", found.answers) + _answers("recording", found.sounds)
     lines += [
-        f"{len(found.answers) - wrong} of {len(found.answers)} outputs equal to the byte",
         f"flash         {cost.flash_bytes:>10,} bytes (code, weights, tables; without tests and text)",
         f"RAM           {cost.ram_bytes:>10,} bytes, of them arena {cost.arena_bytes:,} and stack {cost.stack_bytes:,}",
         f"instructions  {cost.instructions:>10,} for one inference, {cost.per_mac:.2f} for each of "
@@ -56,8 +52,21 @@ def describe(bundle: Bundle, found: Run) -> str:
     ]
     if cost.front_end_instructions is not None:
         lines.append(f"front end     {cost.front_end_instructions:>10,} instructions for the features of one window")
-    lines.append("instructions, counted by QEMU: not cycles, and not times of a board")
+    lines.append("Instructions are counted by QEMU: they are not cycles, and not times of a board.")
     return "\n".join(lines)
+
+
+def _answers(kind: str, answers: tuple[Answer, ...]) -> list[str]:
+    if not answers:
+        return []
+    lines = [
+        f"  {kind} {i}: {answer.text}  {'every byte as expected' if answer.ok else 'DIFFERS from what is expected'}"
+        for i, answer in enumerate(answers)
+        if i < _SHOWN or not answer.ok
+    ]
+    right = sum(answer.ok for answer in answers)
+    what = "outputs" if kind == "input" else "features and outputs"
+    return [*lines, f"{what} of {right} of {len(answers)} {kind}s equal to the byte"]
 
 
 def measurements(bundle: Bundle, found: Run, date: str, command: str = "") -> Measurements:

@@ -37,6 +37,7 @@ class TargetResult:
 
     Sizes are in MB (1e6 bytes), times in ms (median of CPU time on one thread unless the name says otherwise),
     accuracies and agreement in percent, SQNR in dB against eager fp32 on the same inputs.
+    `instructions` are those of a microcontroller's inference, counted by an emulator.
     `answers` is the number of answers that agreement counts (None: not counted in whole answers, or not known).
     A number that could not be measured on this machine is None, and `notes` says why.
     """
@@ -62,6 +63,7 @@ class TargetResult:
     samples_ms: tuple[float, ...] = ()
     peak_mb: float | None = None
     delta_mb: float | None = None
+    instructions: int | None = None
     answers: int | None = None
     verdicts: tuple[Verdict, ...] = ()
     notes: tuple[str, ...] = ()

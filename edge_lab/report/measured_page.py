@@ -70,6 +70,8 @@ def _groups(found: Measurements, labels: dict[int, str]) -> list[Group]:
     kinds: dict[str, list[Measurement]] = {}
     for item in found:
         times = item.latency
+        if times.scenario == "emulated":
+            continue
         words = f"{times.scenario.replace('_', ' ')}, {times.threads} thread{'s' if times.threads > 1 else ''}"
         kinds.setdefault(words, []).append(item)
     return [Group(words, _strips(items, labels)) for words, items in kinds.items()]
