@@ -20,7 +20,7 @@ from typing import Any
 from edge_lab import data, zoo
 from edge_lab.data.download import cache_folder
 from edge_lab.files import writing_file
-from edge_lab.train.sound_bank import Bank, make_bank
+from edge_lab.train.sound_bank import make_bank
 from edge_lab.train.sound_fit import SoundFitConfig, fit_sounds, score_sounds
 from edge_lab.zoo.speechnet import ASSET, RECIPE
 
@@ -62,15 +62,13 @@ class Work:
         self.model = zoo.create("speechnet_features", weights="random")
         self.fsdd = data.load_sounds("fsdd")
         self.sets = [(self.fsdd, COPIES["fsdd"]), (data.load_sounds("voices"), COPIES["voices"])]
-        self.bank = self._bank(self.sets, "all")
-
-    def _bank(self, sets: list[Any], name: str) -> Bank:
         assert self.model.spec.audio is not None
-        return make_bank(sets, self.model.spec.audio, RECIPE, self.folder / name)
+        self.bank = make_bank(self.sets, self.model.spec.audio, RECIPE, self.folder)
 
-    def train(self, name: str, bank: Bank, speakers: list[str]) -> Any:
+    def train(self, name: str, speakers: list[str], leave_out: list[str]) -> Any:
         body: Any = self.model.module.body
-        return fit_sounds(body, bank, speakers, CONFIG, checkpoint=self.folder / f"{name}-{CONFIG.epochs}.pt")
+        file = self.folder / f"{name}-{self.bank.key}.pt"
+        return fit_sounds(body, self.bank, speakers, CONFIG, leave_out=leave_out, checkpoint=file)
 
     def score(self, body: Any, sounds: Any) -> dict[str, float]:
         assert self.model.spec.audio is not None
@@ -86,21 +84,21 @@ class Work:
     def fold(self, held_out: str) -> None:
         """Train on everybody else, and never look at this speaker before the end."""
         others = sorted({f"fsdd/{who}" for who in self.fsdd.speakers} - {f"fsdd/{held_out}"})
-        body = self.train(f"without-{held_out}", self.bank, [*others, "voices/*"])
+        body = self.train(f"without-{held_out}", [*others, "voices/*"], [])
         record("folds", {held_out: self.score(body, self.fsdd.by([held_out]))})
 
     def voices_only(self) -> None:
         """Synthetic voices alone: no person was recorded."""
-        body = self.train("voices-only", self.bank, ["voices/*"])
+        body = self.train("voices-only", ["voices/*"], [])
         record("voices only", self.score(body, self.fsdd))
 
     def final(self) -> None:
         """What is shipped: everybody, without the test takes (0 to 4), so that these can be tested on."""
         from safetensors.torch import save_file
 
-        sets = [(data.load_sounds("fsdd", "train"), COPIES["fsdd"]), self.sets[1]]
-        body = self.train("final", self._bank(sets, "final"), ["fsdd/*", "voices/*"])
-        record("final, test takes", self.score(body, data.load_sounds("fsdd", "test")))
+        test = data.load_sounds("fsdd", "test")
+        body = self.train("final", ["fsdd/*", "voices/*"], [f"fsdd/{name}" for name in test.names])
+        record("final, test takes", self.score(body, test))
         with writing_file(ASSET) as temporary:
             save_file({f"body.{k}": v.contiguous() for k, v in body.state_dict().items()}, temporary)
 

@@ -46,6 +46,7 @@ class Disturb:
         background_db: of recordings that hold no word.
         clean: share of copies without added noise.
         dry: share of copies without equaliser and room.
+        cut: share of copies whose noise begins and ends with the word, as in a recording cut out of a longer one.
         seed: of all of it.
     """
 
@@ -57,6 +58,7 @@ class Disturb:
     background_db: tuple[float, float] = (-75.0, -15.0)
     clean: float = 0.3
     dry: float = 0.35
+    cut: float = 0.5
     seed: int = 0
 
 
@@ -68,11 +70,15 @@ class Bank:
         features: float16 (N, frames, mels), on disk.
         targets: int64 (N,): index of the word, the number of words for background.
         speakers: (N,) of str: set and speaker as "fsdd/george", "background" for noise.
+        names: (N,) of str: set and recording as "fsdd/0_george_3.wav", "background" for noise.
+        key: changes with the recordings and with what was done to them.
     """
 
     features: np.ndarray
     targets: np.ndarray
     speakers: np.ndarray
+    names: np.ndarray
+    key: str = ""
 
 
 def make_bank(
@@ -112,8 +118,9 @@ def make_bank(
     speakers = np.array([f"{s.name}/{who}" for s, _ in sets for who in s.speakers])
     known = order >= 0
     found = np.where(known, targets[order], -1)
-    who = np.where(known, speakers[order], "background")
-    return Bank(np.load(path, mmap_mode="r"), np.where(found < 0, words, found), who)
+    names = np.array([f"{s.name}/{name}" for s, _ in sets for name in s.names])
+    who, which = (np.where(known, one[order], "background") for one in (speakers, names))
+    return Bank(np.load(path, mmap_mode="r"), np.where(found < 0, words, found), who, which, path.stem)
 
 
 def _copies(sets: Sequence[tuple[SoundSet, int]]) -> list[np.ndarray]:
@@ -195,6 +202,7 @@ class _Maker:
         place = (torch.arange(samples)[None] - start[:, None]) * speed[:, None]
         left = place.floor().long()
         inside = (left >= 0) & (left < _LONGEST - 1)
+        spoken = (left >= 0) & (left < self.lengths[index][:, None])
         near, share = left.clamp(0, _LONGEST - 2), place - left
         wave = self.waves[index]
         sound = (torch.gather(wave, 1, near) * (1 - share) + torch.gather(wave, 1, near + 1) * share) * inside
@@ -204,6 +212,7 @@ class _Maker:
         sound = sound / power.sqrt().clamp(min=1e-5)[:, None]
         noisy = torch.rand(n, 1, generator=random) >= d.clean
         sound = sound + noisy * self._hiss(n, random) * _gain(_between(n, *d.snr_db, random).neg())
+        sound = torch.where(torch.rand(n, 1, generator=random) < d.cut, sound * spoken, sound)
         loud: Tensor = sound * _gain(_between(n, *d.level_db, random))
         return loud
 
