@@ -19,6 +19,7 @@ from runner_build import CLIENT, client, run, runner_build
 from torch import nn
 
 import edge_lab
+from edge_lab.audio import Audio
 from edge_lab.bundle import Bundle
 from edge_lab.measure.machine import machine
 from edge_lab.measure.record import Measurements
@@ -188,7 +189,9 @@ def test_ready_tensors_several_outputs_and_integers(runner: Path, build: Path, a
 
 def test_a_keyword_model_hears_a_recording(runner: Path, build: Path, artifacts: Path, tmp_path: Path) -> None:
     model = nets.tensor_model(nn.Sequential(nn.Linear(800, 4), nn.Tanh()), (1, 800))
-    spec = replace(model.spec, name="words", task="keyword", labels=("yes", "no", "on", "off"))
+    spec = replace(
+        model.spec, name="words", task="keyword", labels=("yes", "no", "on", "off"), audio=Audio(samples=800)
+    )
     made = edge_lab.to(replace(model, spec=spec), "linux-portable-fp32", out=artifacts)
     import wave
 
@@ -197,8 +200,7 @@ def test_a_keyword_model_hears_a_recording(runner: Path, build: Path, artifacts:
         with wave.open(str(tmp_path / "x.wav"), "wb") as file:
             file.setparams((1, 2, 16000, 0, "NONE", ""))
             file.writeframes(samples[:count].tobytes())
-        x = np.zeros((1, 800), np.float32)
-        x[0, : min(count, 800)] = samples[: min(count, 800)].astype(np.float32) / 32768
+        x = preprocess(tmp_path / "x.wav", spec)
         answer = json.loads(run(runner, "run", made.path, tmp_path / "x.wav", "--json").stdout)["results"][0]["top"]
         with client().Model(made.path, library=build / "libedge_lab.so") as opened:
             assert opened.preprocess(tmp_path / "x.wav").tobytes() == x.tobytes()

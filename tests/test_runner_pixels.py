@@ -337,38 +337,6 @@ def wav(path: Path, samples: np.ndarray, rate: int = 16000, channels: int = 1) -
     return path
 
 
-def read_wav(lib: ctypes.CDLL, path: Path) -> np.ndarray:
-    count = lib.edge_lab_read_wav(os.fsencode(path), None, 0)
-    if count < 0:
-        raise ValueError(lib.edge_lab_last_error().decode())
-    samples = np.empty(count, np.float32)
-    assert lib.edge_lab_read_wav(os.fsencode(path), samples.ctypes.data, count) == count
-    return samples
-
-
-def test_recordings(lib: ctypes.CDLL, tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    samples = rng.integers(-32768, 32768, 5001).astype("<i2")
-    path = wav(tmp_path / "x.wav", samples)
-    np.testing.assert_array_equal(read_wav(lib, path), samples.astype(np.float32) / np.float32(32768))
-    whole = path.read_bytes()
-    note = b"LIST" + struct.pack("<I", 5) + b"hello\0"  # odd chunks are padded
-    path.write_bytes(whole[:12] + note + whole[12:])
-    assert read_wav(lib, path).size == 5001
-    short = np.zeros(100, np.int16)
-    for bad, why in (
-        (wav(tmp_path / "a.wav", np.zeros(100, np.uint8)), "8 bits"),
-        (wav(tmp_path / "b.wav", short, channels=2), "2 channels"),
-        (wav(tmp_path / "c.wav", short, rate=8000), "8000 samples"),
-    ):
-        with pytest.raises(ValueError, match=why):
-            read_wav(lib, bad)
-    for content, why in ((whole[:-10], "cut off"), (whole[:36], "no samples"), (b"RIFF", "no RIFF"), (b"", "no RIFF")):
-        path.write_bytes(content)
-        with pytest.raises(ValueError, match=why):
-            read_wav(lib, path)
-
-
 def test_sha256(lib: ctypes.CDLL, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     hexes = ctypes.create_string_buffer(65)

@@ -88,7 +88,7 @@ def set_at(*keys: Any, value: Any) -> Callable[[Any], None]:
 
 
 BAD_MANIFESTS: dict[str, tuple[Callable[[Any], None], str]] = {
-    "newer schema": (set_at("schema_version", value=3), "schema version 3; this runner reads up to 2"),
+    "newer schema": (set_at("schema_version", value=4), "schema version 4; this runner reads up to 3"),
     "far newer schema": (set_at("schema_version", value=10**30), "schema_version"),
     "no schema": (set_at("schema_version", value=...), "'schema_version' is missing"),
     "other engine": (set_at("runtime", "format", value="onnx"), "ExecuTorch programs (pte) only"),

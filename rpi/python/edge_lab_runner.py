@@ -4,6 +4,11 @@
         for answer in model("cat.jpg"):
             print(f"{answer.score:.1%} {answer.label}")
 
+    with Model("artifacts/speechnet/xnnpack-fp32") as model, Listener(model) as listener:
+        for block in microphone:  # float32 or int16
+            for word in listener.push(block):
+                print(word.label)
+
 The library is looked for in $EDGE_LAB_LIBRARY, then beside this file in lib/, then in rpi/runner/build.
 """
 
@@ -19,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 _HERE = Path(__file__).resolve().parent
 
 
@@ -43,6 +48,15 @@ class Tensor:
     name: str
     shape: tuple[int, ...]
     dtype: str
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word that was heard: its label, the mean probability, and when it was reported (seconds from the start)."""
+
+    label: str
+    probability: float
+    seconds: float
 
 
 class Model:
@@ -132,6 +146,86 @@ class Model:
             self.close()
 
 
+class Listener:
+    """Finds words in a stream, as edge_lab.recognize does: `for word in listener.push(samples)`.
+
+    Args:
+        model: an open model that takes waveforms; it may be closed before the listener.
+        rate: of the samples, in Hz; default: the model's. Others are resampled as they come.
+
+    Raises:
+        RunnerError: the model does not hear, or the rate is none that can be converted.
+    """
+
+    def __init__(self, model: Model, rate: int = 0) -> None:
+        self._listener: int | None = None
+        self._lib = model._lib
+        self._listener = self._lib.edge_lab_listen_new(model._open, rate)
+        if not self._listener:
+            raise _error(self._lib)
+
+    def push(self, samples: np.ndarray) -> list[Word]:
+        """The words that these samples complete; float32 from -1 to 1, or int16, of shape (N,), any number of them."""
+        if samples.ndim != 1 or samples.dtype not in (np.float32, np.int16):
+            raise RunnerError(
+                f"the samples are {samples.dtype} {samples.shape}.\n  why: sound is float32 or int16 of shape (N,).\n"
+                "  fix: convert them, and average channels."
+            )
+        x = np.ascontiguousarray(samples)
+        push = self._lib.edge_lab_listen_push if x.dtype == np.float32 else self._lib.edge_lab_listen_push_int16
+        return self._words(push(self._open, x.ctypes.data, x.size))
+
+    def finish(self) -> list[Word]:
+        """The words in what the resampling still holds, when no more samples come."""
+        return self._words(self._lib.edge_lab_listen_finish(self._open))
+
+    @property
+    def effort(self) -> tuple[int, int]:
+        """Windows that were looked at, and for how many of them the network was called."""
+        windows, calls = ctypes.c_int64(), ctypes.c_int64()
+        self._lib.edge_lab_listen_effort(self._open, windows, calls)
+        return windows.value, calls.value
+
+    def close(self) -> None:
+        """Free the listener; it can't be used afterwards."""
+        if self._listener:
+            self._lib.edge_lab_listen_free(self._listener)
+        self._listener = None
+
+    def _words(self, waiting: int) -> list[Word]:
+        if waiting < 0:
+            raise _error(self._lib)
+        found, word = [], _CWord()
+        while self._lib.edge_lab_listen_next(self._open, word) == 1:
+            found.append(Word(word.label.decode(), word.probability, word.seconds))
+        return found
+
+    @property
+    def _open(self) -> int:
+        if not self._listener:
+            raise RunnerError("this listener is closed.\n  why: close() was called.\n  fix: make another one.")
+        return self._listener
+
+    def __enter__(self) -> Listener:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_listener", None):
+            self.close()
+
+
+class _CWord(ctypes.Structure):
+    _fields_ = (
+        ("index", ctypes.c_int64),
+        ("label", ctypes.c_char_p),
+        ("probability", ctypes.c_double),
+        ("seconds", ctypes.c_double),
+    )
+
+
 def load_library(path: Path | str | None = None) -> ctypes.CDLL:
     """Open libedge_lab and say what its functions take; see rpi/runner/include/edge_lab.h."""
     wanted = path or os.environ.get("EDGE_LAB_LIBRARY")
@@ -161,7 +255,15 @@ def load_library(path: Path | str | None = None) -> ctypes.CDLL:
         ("run", whole, (pointer, pointer, size, ctypes.POINTER(pointer), ctypes.POINTER(size), size)),
         ("decode_file", whole, (text, pointer, size, sizes, sizes)),
         ("preprocess_recipe", whole, (text, pointer, number, number, pointer, size)),
-        ("read_wav", number, (text, pointer, size)),
+        ("read_wav", number, (text, pointer, size, ctypes.POINTER(whole))),
+        ("resample", number, (pointer, size, whole, whole, pointer, size)),
+        ("listen_new", pointer, (pointer, whole)),
+        ("listen_free", None, (pointer,)),
+        ("listen_push", number, (pointer, pointer, size)),
+        ("listen_push_int16", number, (pointer, pointer, size)),
+        ("listen_finish", number, (pointer,)),
+        ("listen_next", whole, (pointer, ctypes.POINTER(_CWord))),
+        ("listen_effort", whole, (pointer, sizes, sizes)),
         ("sha256_file", whole, (text, text)),
     ):
         function = getattr(lib, f"edge_lab_{name}")
@@ -179,6 +281,32 @@ def decode(path: Path | str, library: Path | str | None = None) -> np.ndarray:
     if lib.edge_lab_decode_file(os.fsencode(path), rgb.ctypes.data, rgb.nbytes, height, width) != 0:
         raise _error(lib)
     return rgb
+
+
+def read_wav(path: Path | str, library: Path | str | None = None) -> tuple[np.ndarray, int]:
+    """Samples of a WAV file, float32 (N,) from -1 to 1, channels averaged, and their rate in Hz."""
+    lib = load_library(library)
+    rate = ctypes.c_int()
+    count = lib.edge_lab_read_wav(os.fsencode(path), None, 0, rate)
+    if count < 0:
+        raise _error(lib)
+    samples = np.empty(count, np.float32)
+    if lib.edge_lab_read_wav(os.fsencode(path), samples.ctypes.data, count, rate) != count:
+        raise _error(lib)
+    return samples, rate.value
+
+
+def resample(samples: np.ndarray, rate: int, wanted: int, library: Path | str | None = None) -> np.ndarray:
+    """A recording (N,) at another rate, float32, as edge_lab.audio.resample gives it."""
+    lib = load_library(library)
+    x = np.ascontiguousarray(samples, np.float32)
+    count = lib.edge_lab_resample(x.ctypes.data, x.size, rate, wanted, None, 0)
+    if count < 0:
+        raise _error(lib)
+    out = np.empty(count, np.float32)
+    if lib.edge_lab_resample(x.ctypes.data, x.size, rate, wanted, out.ctypes.data, count) != count:
+        raise _error(lib)
+    return out
 
 
 def _pixels(array: np.ndarray) -> np.ndarray:

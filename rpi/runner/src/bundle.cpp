@@ -47,6 +47,12 @@ std::pair<std::vector<long>, bool> release(const std::string& version) {
 
 void refuse_other_runtimes(const Bundle& bundle, const std::string& version) {
   const std::string place = "bundle " + bundle.path.string();
+  if (bundle.format == "c" || (bundle.audio && bundle.audio->features)) {
+    throw Error(place + " is for a microcontroller.",
+                bundle.format == "c" ? "it holds C sources, which become part of a firmware."
+                                     : "its program takes log-mel features, which the firmware computes from the sound.",
+                "use a bundle of the same model for a target such as pi-xnnpack-fp32.");
+  }
   if (bundle.format != "pte") {
     throw Error(place + " is for " + bundle.package + " (" + bundle.format + ").",
                 "this runner runs ExecuTorch programs (pte) only.",

@@ -12,7 +12,7 @@
 
 namespace edge_lab {
 
-constexpr int kSchemaVersion = 2;  // the newest that this reader understands
+constexpr int kSchemaVersion = 3;  // the newest that this reader understands
 
 enum class DType { kFloat32, kFloat64, kInt8, kInt16, kInt32, kInt64, kUint8, kBool };
 enum class Filter { kBilinear, kBicubic };
@@ -40,6 +40,23 @@ struct Recipe {
   int channels() const { return color == Color::kL ? 1 : 3; }
 };
 
+// How a stream is searched for words; edge_lab/recognize.py has the exact steps.
+struct Listen {
+  size_t hop = 1600, smooth = 4;
+  double threshold = 0.7;
+  int64_t quiet = 8000;
+  double gate_db = -50;
+  std::string background;  // "": no label says "no word"
+};
+
+// What a model hears.
+struct Audio {
+  uint32_t sample_rate = 16000;
+  size_t samples = 16000;
+  bool features = false;  // it takes a log-mel map, which only a microcontroller's firmware computes
+  Listen listen;
+};
+
 struct FileEntry {
   std::string sha256;
   uint64_t bytes = 0;
@@ -58,6 +75,7 @@ struct Manifest {
   std::string target, model, task, weights;
   TensorSpec input;
   std::optional<Recipe> recipe;
+  std::optional<Audio> audio;
   bool softmax = true;
   int top_k = 5;
   std::string format, backend, package, made_with, min_version;

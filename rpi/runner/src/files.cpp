@@ -6,7 +6,6 @@
 #include <cstdio>
 #include <cstring>
 #include <fstream>
-#include <memory>
 
 #include "error.h"
 #include "sha256.h"
@@ -14,11 +13,11 @@
 namespace edge_lab {
 namespace {
 
-using File = std::unique_ptr<std::FILE, int (*)(std::FILE*)>;
-
 [[noreturn]] void unreadable(const fs::path& path, const std::string& why) {
   throw Error(path.string() + " can't be read.", why, "check the path, and that this user may read it.");
 }
+
+}  // namespace
 
 File open_file(const fs::path& path) {
   std::error_code none;
@@ -29,8 +28,6 @@ File open_file(const fs::path& path) {
   if (!file) unreadable(path, std::string(std::strerror(errno)) + ".");
   return file;
 }
-
-}  // namespace
 
 std::vector<uint8_t> read_file(const fs::path& path, uint64_t limit) {
   const File file = open_file(path);

@@ -2,13 +2,20 @@
 #pragma once
 
 #include <cstdint>
+#include <cstdio>
 #include <filesystem>
+#include <memory>
 #include <string>
 #include <vector>
 
 namespace edge_lab {
 
 namespace fs = std::filesystem;
+
+using File = std::unique_ptr<std::FILE, int (*)(std::FILE*)>;
+
+// A regular file, open for reading. Throws Error if it is missing or something else (a pipe would hang).
+File open_file(const fs::path& path);
 
 // The file's bytes. Throws Error if it is missing, no regular file (a pipe would hang), or larger than `limit`.
 std::vector<uint8_t> read_file(const fs::path& path, uint64_t limit);

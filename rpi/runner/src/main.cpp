@@ -9,8 +9,10 @@
 #include "check.h"
 #include "error.h"
 #include "json.h"
+#include "listen.h"
 #include "predict.h"
 #include "session.h"
+#include "wav.h"
 
 namespace edge_lab {
 namespace {
@@ -32,6 +34,11 @@ constexpr const char* kUsage = R"(usage: edge-lab-runner COMMAND BUNDLE [options
       --pin CPU,CPU       bind the process to these cores
       --energy-ms N       how long to read the counters of energy, where there are any (2000)
       --json FILE         write the measurements
+  listen BUNDLE [SOURCE]  say the words of a WAV file, or of raw 16-bit little-endian mono samples from a pipe (-)
+      --microphone        record with arecord instead
+      --rate HZ           of the raw samples, or of the microphone (the bundle's)
+      --stats             at the end, what it cost, on standard error
+      --threads N as above, --json: an object a line
   --version, --help
 
 example: edge-lab-runner run artifacts/efficientnet_lite0/xnnpack-int8 cat.jpg
@@ -183,6 +190,38 @@ int bench(const std::vector<std::string>& words) {
   return 0;
 }
 
+void print_word(const Word& word, bool as_json) {
+  if (as_json) {
+    Json json;
+    json.object().put("label", word.label).put("probability", word.probability).put("seconds", word.seconds).end();
+    std::printf("%s\n", json.text().c_str());
+  } else {
+    std::printf("%9.2f s  %s  %.0f %%\n", word.seconds, word.label.c_str(), 100 * word.probability);
+  }
+  if (std::fflush(stdout) != 0) throw Error("a word could not be written.", "standard output is closed.", "pipe it into something that reads.");
+}
+
+int listen(const std::vector<std::string>& words) {
+  const Args args = Args::parse(words, {"--threads", "--rate"}, {"--json", "--stats", "--microphone"});
+  const fs::path bundle = bundle_of(args);
+  ListenConfig config;
+  config.microphone = args.has("--microphone");
+  if (args.rest.size() != (config.microphone ? 1 : 2)) {
+    throw Error("one source is needed.", "a WAV file, - for a pipe, or --microphone; not several.",
+                "arecord -q -t raw -f S16_LE -c 1 -r 16000 | edge-lab-runner listen BUNDLE -");
+  }
+  if (!config.microphone) config.source = args.rest[1];
+  if (args.has("--rate")) config.rate = args.whole("--rate", 0, kLeastRate, kMostRate);
+  config.threads = args.whole("--threads", 1, 1, 1024);
+  const Heard heard = listen(bundle, config, [&](const Word& word) { print_word(word, args.has("--json")); });
+  if (args.has("--stats")) {
+    const double share = heard.seconds > 0 ? heard.cpu_s / heard.seconds : 0;
+    std::fprintf(stderr, "%.1f s of sound: %lld windows, the network called for %lld; %.5f CPU seconds a second\n",
+                 heard.seconds, static_cast<long long>(heard.windows), static_cast<long long>(heard.calls), share);
+  }
+  return 0;
+}
+
 int command(const std::vector<std::string>& words) {
   const std::string name = words.empty() ? "" : words[0];
   const std::vector<std::string> rest(words.begin() + !words.empty(), words.end());
@@ -192,10 +231,11 @@ int command(const std::vector<std::string>& words) {
   if (name == "run") return run(rest);
   if (name == "check") return check(rest);
   if (name == "bench") return bench(rest);
+  if (name == "listen") return listen(rest);
   if (name == "_cold" && rest.size() == 2) return cold_child(rest[0], std::atoi(rest[1].c_str())), 0;
   if (name == "--version") return std::printf("edge-lab-runner, executorch %s\n", executorch_version().c_str()), 0;
   throw Error(name.empty() ? "no command is named." : "there is no command '" + name + "'.",
-              "commands are run, check and bench.", "edge-lab-runner --help shows the arguments and an example.");
+              "commands are run, check, bench and listen.", "edge-lab-runner --help shows the arguments and an example.");
 }
 
 }  // namespace

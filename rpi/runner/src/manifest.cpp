@@ -13,6 +13,7 @@ using nlohmann::json;
 constexpr const char* kAgain = "make the bundle again with edge_lab.to(model, target), or copy the whole folder again.";
 constexpr size_t kMostItems = size_t{1} << 28;  // 1 GiB of floats: more is a mistake or an attack
 constexpr size_t kMostEntries = 10000;
+constexpr int64_t kMostSamples = int64_t{1} << 24;  // of one window
 
 // One value and the way to it, so that a message can name the spot.
 class Node {
@@ -151,6 +152,32 @@ Recipe recipe(const Node& node) {
   return found;
 }
 
+Listen listen(const Node& node) {
+  Listen found;
+  found.hop = static_cast<size_t>(node.at("hop").integer(1, kMostSamples));
+  found.smooth = static_cast<size_t>(node.at("smooth").integer(1, kMostEntries));
+  found.threshold = node.at("threshold").number();
+  if (!(found.threshold >= 0 && found.threshold <= 1)) node.at("threshold").refuse("a probability is from 0 to 1");
+  found.quiet = node.at("quiet").integer(0, int64_t{1} << 40);
+  found.gate_db = node.at("gate_db").number();
+  if (!(found.gate_db <= 0) || std::isinf(found.gate_db)) node.at("gate_db").refuse("a level is 0 dB at most");
+  found.background = node.at("background").text();
+  return found;
+}
+
+Audio audio(const Node& node, const TensorSpec& input) {
+  Audio found;
+  found.sample_rate = static_cast<uint32_t>(node.at("sample_rate").integer(4000, 192000));
+  found.samples = static_cast<size_t>(node.at("samples").integer(1, kMostSamples));
+  found.features = !node.at("features").null();
+  found.listen = listen(node.at("listen"));
+  const std::vector<int64_t> waveform{1, static_cast<int64_t>(found.samples)};
+  if (!found.features && (input.shape != waveform || input.dtype != DType::kFloat32)) {
+    node.refuse("a model of sound takes float32 of 1 x samples, the input is something else");
+  }
+  return found;
+}
+
 GoldenCase golden(const Node& node, size_t outputs) {
   GoldenCase found;
   if (!node.at("input").null()) found.input = node.at("input").file();
@@ -183,6 +210,10 @@ void read_spec(const Node& spec, Manifest& into) {
         into.input.dtype != DType::kFloat32) {
       spec.at("input").refuse("preprocess gives float32 of 1 x channels x crop, the input is something else");
     }
+  }
+  if (spec.has("audio") && !spec.at("audio").null()) {
+    if (into.recipe) spec.at("audio").refuse("the model takes pictures");
+    into.audio = audio(spec.at("audio"), into.input);
   }
   into.softmax = spec.at("postprocess").at("softmax").flag();
   into.top_k = static_cast<int>(spec.at("postprocess").at("top_k").integer(1, 1 << 20));

@@ -5,9 +5,9 @@
 #include <cstring>
 #include <numeric>
 
+#include "audio.h"
 #include "error.h"
 #include "preprocess.h"
-#include "wav.h"
 
 namespace edge_lab {
 namespace {
@@ -92,8 +92,8 @@ std::vector<uint8_t> input_of(const fs::path& path, const Bundle& bundle) {
   if (bundle.recipe) {
     const Image image = read_image(path);
     preprocess(image.rgb.data(), image.height, image.width, *bundle.recipe, x);
-  } else if (bundle.task == "keyword" && bundle.input.dtype == DType::kFloat32) {
-    fit_length(read_wav(path), x, bundle.input.items());
+  } else if (bundle.audio) {
+    hear(path, *bundle.audio, x);
   } else {
     throw Error("model '" + bundle.model + "' has no preprocessing for " + path.string() + ".",
                 "its task is '" + bundle.task + "', and its bundle names none.", "pass a ready tensor as a .bin file.");

@@ -5,12 +5,13 @@
 #include <cstdio>
 #include <string>
 
+#include "audio.h"
 #include "error.h"
 #include "image.h"
 #include "json.h"
 #include "predict.h"
 #include "preprocess.h"
-#include "wav.h"
+#include "recognizer.h"
 
 namespace {
 
@@ -19,6 +20,23 @@ using namespace edge_lab;  // NOLINT: a test
 std::string text_of(const fs::path& path) {
   const auto bytes = read_file(path, 64 << 20);
   return {bytes.begin(), bytes.end()};
+}
+
+// As a one-shot input, which silence is not, and as a stream.
+std::string heard(const fs::path& path) {
+  Audio audio;
+  audio.samples = 800;
+  audio.listen.hop = 160;
+  WavReader wav(path);
+  std::vector<float> samples(static_cast<size_t>(wav.count())), out, x(audio.samples);
+  wav.read(samples.data(), samples.size());
+  Resampler resampler(wav.rate(), audio.sample_rate);
+  resampler.push(samples.data(), samples.size(), out);
+  resampler.finish(out);
+  Recognizer recognizer(audio, {"a", "b"}, [](const float* x) { return std::vector<double>{static_cast<double>(x[0]), 0.1}; });
+  recognizer.push(out.data(), out.size());
+  hear(path, audio, x.data());
+  return std::to_string(samples.size()) + " samples";
 }
 
 std::string look(const fs::path& path, Recipe& recipe) {
@@ -33,7 +51,7 @@ std::string look(const fs::path& path, Recipe& recipe) {
   }
   if (path.extension() == ".json") return parse_manifest(text_of(path), "manifest").format;
   if (path.extension() == ".recipe") return recipe = parse_recipe(text_of(path)), "recipe";
-  if (path.extension() == ".wav") return std::to_string(read_wav(path).size()) + " samples";
+  if (path.extension() == ".wav") return heard(path);
   const Image image = read_image(path);
   std::vector<float> x(static_cast<size_t>(recipe.channels() * recipe.crop_h * recipe.crop_w));
   if (!x.empty()) preprocess(image.rgb.data(), image.height, image.width, recipe, x.data());
