@@ -1,8 +1,8 @@
 """A bundle of C sources as a firmware: built for a board, run in QEMU, compared with its recorded answers by byte."""
 
-from edge_lab.firmware.build import Image, Machine, build, machine, machines
 from edge_lab.firmware.cases import Case, cases_of, golden_cases
-from edge_lab.firmware.run import Answer, Run, execute, run
+from edge_lab.firmware.emulator import Answer, Run, execute, link, run
+from edge_lab.firmware.image import Image, Machine, build, machine, machines
 
 __all__ = [
     "Answer",
@@ -14,6 +14,7 @@ __all__ = [
     "cases_of",
     "execute",
     "golden_cases",
+    "link",
     "machine",
     "machines",
     "run",

@@ -9,7 +9,8 @@ import numpy as np
 
 from edge_lab.bundle import Bundle
 from edge_lab.errors import InputError
-from edge_lab.firmware.run import Answer, Run, run
+from edge_lab.firmware.emulator import Answer, Run, link, run
+from edge_lab.firmware.image import machine
 from edge_lab.measure.record import Engine, Measurement, Measurements, now
 
 _SHOWN = 10  # answers that are printed one by one
@@ -19,6 +20,8 @@ _CLOCK = "instructions counted by an emulator; the samples are the emulator's ti
 def firmware_command(a: Namespace) -> int:
     """0 if every output byte is the expected one, 1 if not."""
     bundle = Bundle.load(a.bundle)
+    if not machine(a.board).qemu:
+        return _link_only(bundle, a)
     inputs = _images(bundle, a.images, a.limit) if a.images else None
     date = now()
     found = run(bundle, a.board, inputs=inputs)
@@ -27,6 +30,22 @@ def firmware_command(a: Namespace) -> int:
         measurements(bundle, found, date, getattr(a, "command_line", "")).save(a.json)
         print(f"numbers {a.json}", file=sys.stderr)
     return 0 if found.ok else 1
+
+
+def _link_only(bundle: Bundle, a: Namespace) -> int:
+    if a.json:
+        raise InputError(
+            f"nothing can be counted on {a.board}.",
+            "QEMU has no such board: the firmware is linked, not run.",
+            "leave --json out, or count on netduinoplus2.",
+        )
+    image = link(bundle, a.board)
+    place = image.machine
+    print(
+        f"{bundle.name} fits {place.chip}: {image.flash:,} of {place.flash:,} bytes of flash, "
+        f"{image.ram:,} of {place.ram:,} bytes of RAM and a stack.\nLinked only: QEMU has no such board."
+    )
+    return 0
 
 
 def _images(bundle: Bundle, name: str, limit: int) -> list[np.ndarray]:
@@ -95,7 +114,7 @@ def measurements(bundle: Bundle, found: Run, date: str, command: str = "") -> Me
 def _qemu_version() -> str:
     import subprocess
 
-    from edge_lab.firmware.build import tool
+    from edge_lab.firmware.image import tool
 
     first = subprocess.run([tool("qemu-system-arm"), "--version"], capture_output=True, text=True, timeout=30).stdout
     return first.splitlines()[0].partition("version ")[2] or "unknown"

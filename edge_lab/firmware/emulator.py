@@ -14,8 +14,8 @@ import numpy as np
 from edge_lab.bundle import Bundle
 from edge_lab.c_library import open_library
 from edge_lab.errors import EdgeLabError, InputError
-from edge_lab.firmware.build import Image, Machine, build, check_board, machine, tool, workplace
 from edge_lab.firmware.cases import cases_of, golden_cases, golden_sounds, hears, sounds_of, write_cases, write_tables
+from edge_lab.firmware.image import Image, Machine, build, check_board, machine, tool, workplace
 from edge_lab.measure.record import Firmware
 
 _TESTED, _WRONG = 0, 1
@@ -77,14 +77,11 @@ def run(
         EdgeLabError: the firmware crashed, found its weights damaged, or did not end in time.
     """
     opened = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
-    place = _emulated(machine(board))
-    folder = workplace(opened, place)
-    check_board(opened, place)
+    _emulated(machine(board))
+    product = link(opened, board)
+    place, folder = product.machine, product.path.parent
     library = open_library(opened)
     tables = folder if hears(opened) else None
-    if tables:
-        write_tables(opened, library, tables)
-    product = build(opened, place, folder, tables=tables)
     cases = golden_cases(opened, library) if inputs is None else cases_of(library, inputs)
     golden = golden_sounds(opened, library) if inputs is None else []
     sounds = golden if waveforms is None else sounds_of(opened, library, waveforms)
@@ -93,6 +90,22 @@ def run(
     started = time.perf_counter()
     lines = execute(image, timeout=timeout)
     return _read(lines, product, time.perf_counter() - started)
+
+
+def link(bundle: Bundle | Path | str, board: str = "netduinoplus2") -> Image:
+    """Build the least firmware of a bundle, without tests and text: what it takes of each memory, and whether it fits.
+
+    Raises:
+        InputError: the bundle is for another board, or does not fit it. MissingTool: no compiler.
+        BundleError: a damaged bundle.
+    """
+    opened = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
+    place = machine(board)
+    check_board(opened, place)
+    folder = workplace(opened, place)
+    if hears(opened):
+        write_tables(opened, open_library(opened), folder)
+    return build(opened, place, folder, tables=folder if hears(opened) else None)
 
 
 def _emulated(place: Machine) -> Machine:
