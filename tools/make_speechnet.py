@@ -3,7 +3,8 @@
     python tools/make_speechnet.py bank                    disturb the recordings (five minutes, 720 MB of cache)
     python tools/make_speechnet.py fold george             train without george, test on george: five minutes each
     python tools/make_speechnet.py voices                  train on synthetic voices alone, test on everybody
-    python tools/make_speechnet.py all                     all of the above, then train on everybody but the test takes
+    python tools/make_speechnet.py final                   train on everybody but the test takes; write the checkpoint
+    python tools/make_speechnet.py all                     all of the above
     python tools/make_speechnet.py page                    write docs/results/speech.md from what the others found
 
 It needs the Free Spoken Digit Dataset ($EDGE_LAB_DATA, or downloaded) and espeakng-loader. `--speaker NAME=FOLDER` adds
@@ -49,6 +50,7 @@ def main() -> None:
         work.voices_only()
     if a.what in ("final", "all"):
         work.final()
+    if a.what == "all":
         write_page()
     return None
 

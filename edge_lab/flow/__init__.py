@@ -26,6 +26,7 @@ from edge_lab.flow.workers import Done, run_isolated
 from edge_lab.measure.budget import Budgets, load_budget
 from edge_lab.measure.gate import gate
 from edge_lab.measure.result import RunResult
+from edge_lab.spec import ModelSpec, preprocess
 from edge_lab.zoo import Model
 
 __all__ = ["COVERAGE_TARGETS", "DEFAULT_TARGETS", "Cell", "Coverage", "coverage", "run"]
@@ -157,6 +158,8 @@ def _pictures(model: Model, images: str | ImageSet | None, limit: int | None) ->
     from edge_lab.measure.accuracy import prepare
 
     spec = model.spec
+    if spec.audio is not None and images is None:
+        return _recordings(spec, limit)
     if spec.preprocess is None:
         if images is not None:
             raise InputError(
@@ -177,6 +180,17 @@ def _pictures(model: Model, images: str | ImageSet | None, limit: int | None) ->
     inputs = prepare(chosen, spec)
     known = spec.task == "classify" and chosen.labels and chosen.labels == spec.labels
     return Pictures(chosen, inputs.x, inputs.targets if known else ((),) * len(inputs), chosen.name)
+
+
+def _recordings(spec: ModelSpec, limit: int | None) -> Pictures:
+    """The shipped recordings, for a model that hears; labelled if the model's first classes are the digits."""
+    from edge_lab import data
+
+    sounds = data.load_sounds("spoken-digits")
+    sounds = sounds.take(limit) if limit else sounds
+    x = np.concatenate([preprocess(sound, spec) for sound in sounds])
+    known = spec.labels[: len(sounds.labels)] == sounds.labels
+    return Pictures(None, x, tuple((t,) if known else () for t in sounds.targets), sounds.name)
 
 
 def _default_images(imagenet: bool, limit: int | None) -> ImageSet:

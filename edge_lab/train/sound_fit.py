@@ -41,7 +41,7 @@ class SoundFitConfig:
         seed: of drawing, masks, and the network's first weights.
     """
 
-    epochs: int = 6
+    epochs: int = 5
     windows: int = 40_000
     shares: tuple[float, float, float] = (0.8, 0.12, 0.08)
     batch_size: int = 256

@@ -1,0 +1,227 @@
+"""Training on disturbed recordings: the bank, resuming, what is left out; the models that hear and their exports."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import edge_lab
+from edge_lab import data, zoo
+from edge_lab.audio import Audio
+from edge_lab.bundle import Bundle
+from edge_lab.errors import DataError, InputError
+from edge_lab.recognize import Recognizer, words
+from edge_lab.spec import preprocess
+from edge_lab.train import sound_bank
+from edge_lab.train.sound_bank import Bank, make_bank
+from edge_lab.train.sound_fit import SoundFitConfig, fit_sounds, score_sounds
+from edge_lab.zoo.speechnet import RECIPE
+
+CONFIG = SoundFitConfig(epochs=2, windows=64, batch_size=16)
+
+
+@pytest.fixture(scope="module")
+def bank(tmp_path_factory: pytest.TempPathFactory) -> Bank:
+    return _bank(tmp_path_factory.mktemp("bank"))
+
+
+def _bank(folder: Path) -> Bank:
+    return make_bank([(data.load_sounds("spoken-digits"), 4)], Audio(), RECIPE, folder, background=20, progress=False)
+
+
+def _body() -> torch.nn.Module:
+    return zoo.create("speechnet_features", weights="random").module.get_submodule("body")
+
+
+def test_a_bank_holds_every_copy_and_the_background(bank: Bank) -> None:
+    assert bank.features.shape == (180, 61, 40)
+    assert np.bincount(bank.targets).tolist() == [16] * 10 + [20]
+    assert set(bank.speakers) == {
+        "background",
+        *(f"spoken-digits/{w}" for w in ("george", "jackson", "nicolas", "yweweler")),
+    }
+    first = np.flatnonzero(bank.names == bank.names[0])
+    assert len(first) == 4
+    assert len({bank.features[i].tobytes() for i in first}) == 4  # each disturbed in another way
+    assert np.isfinite(bank.features).all()
+
+
+def test_a_bank_that_was_interrupted_becomes_the_same(
+    bank: Bank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = sound_bank._Maker.features
+
+    def stops(self: sound_bank._Maker, chosen: np.ndarray, chunk: int) -> np.ndarray:
+        if chunk == 1:
+            raise KeyboardInterrupt
+        return own(self, chosen, chunk)
+
+    monkeypatch.setattr(sound_bank._Maker, "features", stops)
+    with pytest.raises(KeyboardInterrupt):
+        _bank(tmp_path)
+    assert not list(tmp_path.glob("bank-????????????.npy"))
+    monkeypatch.setattr(sound_bank._Maker, "features", own)
+    np.testing.assert_array_equal(_bank(tmp_path).features, bank.features)
+
+
+def test_training_goes_on_where_it_was_stopped(bank: Bank, tmp_path: Path) -> None:
+    whole = fit_sounds(_body(), bank, ["spoken-digits/*"], CONFIG, progress=False)
+    file = tmp_path / "run.pt"
+    from edge_lab.train import sound_fit
+
+    run = sound_fit._Run(_body(), CONFIG, ["spoken-digits/*"], [160, 0, 20])
+    own, calls = sound_fit._epoch, []
+
+    def once(*arguments: object) -> float:
+        if calls:
+            raise KeyboardInterrupt
+        calls.append(1)
+        return own(*arguments)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sound_fit, "_epoch", once)
+        with pytest.raises(KeyboardInterrupt):
+            fit_sounds(_body(), bank, ["spoken-digits/*"], CONFIG, checkpoint=file, progress=False)
+    assert run.epoch == 0
+    resumed = fit_sounds(_body(), bank, ["spoken-digits/*"], CONFIG, checkpoint=file, progress=False)
+    for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    with pytest.raises(DataError, match="belongs to another run"):
+        fit_sounds(_body(), bank, ["spoken-digits/george"], CONFIG, checkpoint=file, progress=False)
+
+
+def test_who_is_left_out_is_never_looked_at(bank: Bank) -> None:
+    poisoned = Bank(bank.features.copy(), bank.targets, bank.speakers, bank.names)
+    poisoned.features[bank.speakers == "spoken-digits/george"] = np.nan
+    some = [f"spoken-digits/{who}" for who in ("jackson", "nicolas", "yweweler")]
+    body = fit_sounds(_body(), poisoned, some, CONFIG, progress=False)
+    assert all(torch.isfinite(p).all() for p in body.parameters())
+    held = [n for n, who in zip(bank.names, bank.speakers, strict=True) if who == "spoken-digits/george"]
+    body = fit_sounds(_body(), poisoned, ["spoken-digits/*"], CONFIG, leave_out=held, progress=False)
+    assert all(torch.isfinite(p).all() for p in body.parameters())
+    with pytest.raises(InputError, match="nobody called"):
+        fit_sounds(_body(), bank, ["fsdd/george"], CONFIG, progress=False)
+
+
+def test_a_network_learns_something(bank: Bank) -> None:
+    sounds = data.load_sounds("spoken-digits")
+    config = SoundFitConfig(epochs=25, windows=160, batch_size=32, lr=6e-3)
+    body = fit_sounds(_body(), bank, ["spoken-digits/*"], config, progress=False)
+    score = score_sounds(body, sounds, Audio(), RECIPE)
+    assert score.n == 40
+    assert set(score.by_speaker) == set(sounds.speakers)
+    assert score.top1 > 30  # guessing: 9 %
+
+
+@pytest.fixture(scope="module")
+def heard(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    sounds = data.load_sounds("spoken-digits")
+    return edge_lab.to(zoo.create("speechnet"), "linux-onnx-fp32", golden=sounds, out=tmp_path_factory.mktemp("speech"))
+
+
+def test_the_shipped_network_hears_recordings_it_was_not_trained_on(heard: Bundle) -> None:
+    sounds, session = data.load_sounds("spoken-digits"), edge_lab.load(heard)
+    right = sum(
+        int(session(preprocess(s, heard.spec)).argmax()) == t for s, t in zip(sounds, sounds.targets, strict=True)
+    )
+    assert right >= 38
+
+
+def test_a_bundle_says_how_it_hears(heard: Bundle) -> None:
+    again = Bundle.load(heard.path)
+    assert again.spec.audio == zoo.create("speechnet").spec.audio
+    assert (heard.path / "golden/0.wav").is_file()
+    for case, x, _ in again.golden_cases():
+        assert case.input is not None
+        np.testing.assert_array_equal(preprocess(again.path / case.input, again.spec), x)
+
+
+def test_words_in_a_stream(heard: Bundle) -> None:
+    sounds = data.load_sounds("spoken-digits").by(["jackson"])
+    rng = np.random.default_rng(0)
+    quiet = lambda n: rng.normal(0, 3e-4, n).astype(np.float32)  # noqa: E731
+    parts = [quiet(16000)]
+    for wave in sounds.waveforms(16000):
+        parts += [0.25 * wave / np.abs(wave).max(), quiet(19200)]
+    audio = heard.spec.audio
+    assert audio is not None
+    recognizer = Recognizer(edge_lab.load(heard), heard.spec.labels, audio)
+    found = [w.label for w in words(recognizer, np.concatenate([*parts, quiet(16000)]))]
+    assert sum(a == b for a, b in zip(found, sounds.labels, strict=False)) >= 8
+    assert len(found) <= 12
+    assert recognizer.effort.calls < recognizer.effort.windows
+
+
+def test_noise_is_no_word(heard: Bundle) -> None:
+    audio = heard.spec.audio
+    assert audio is not None
+    rng = np.random.default_rng(0)
+    recognizer = Recognizer(edge_lab.load(heard), heard.spec.labels, audio)
+    assert len(words(recognizer, rng.normal(0, 0.03, 16000 * 10).astype(np.float32))) <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["pi-xnnpack-int8", "mcu-cortex-m4-int8"])
+def test_int8_hears_as_well(target: str, tmp_path: Path) -> None:
+    sounds = data.load_sounds("spoken-digits")
+    model = zoo.create("speechnet" if target.startswith("pi") else "speechnet_features")
+    session = edge_lab.load(edge_lab.to(model, target, golden=sounds, calibration=sounds, out=tmp_path))
+    inputs = [preprocess(s, model.spec) for s in sounds]
+    eager = edge_lab.eager(model)
+    same = sum(int(session(x).argmax()) == int(eager(x).argmax()) for x in inputs)
+    assert same >= 38
+
+
+def test_the_front_end_stays_in_floats(tmp_path: Path) -> None:
+    import onnx
+
+    model = zoo.create("speechnet", weights="random")
+    bundle = edge_lab.to(model, "linux-onnx-int8", out=tmp_path)
+    graph = onnx.load(bundle.program_path).graph
+    makes = {out: node for node in graph.node for out in node.output}
+    kinds = {"Log", "DFT", "STFT"}
+    front = [node for node in graph.node if node.op_type in kinds]
+    assert front
+    for node in front:
+        assert all(makes[i].op_type != "DequantizeLinear" for i in node.input if i in makes)
+
+
+def test_other_sizes_and_weights_are_refused() -> None:
+    with pytest.raises(InputError, match="takes inputs of shape"):
+        zoo.create("speechnet", weights="random", input_shape=(1, 8000))
+    with pytest.raises(InputError, match="no ImageNet weights"):
+        zoo.create("speechnet", weights="imagenet")
+    with pytest.raises(InputError, match="28x28"):
+        zoo.create("digitnet", input_shape=(1, 1, 32, 32))
+
+
+def test_synthetic_voices_speak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("espeakng_loader")
+    from edge_lab.data import voices
+
+    monkeypatch.setenv("EDGE_LAB_CACHE", str(tmp_path))
+    monkeypatch.setattr(
+        voices,
+        "_jobs",
+        lambda names, config: [
+            {"voice": "en-us+f2", "text": word, "rate": 150, "pitch": 50, "range": 50} for word in ("seven", "house")
+        ],
+    )
+    found = voices.voices()
+    assert found.targets == (7, -1)
+    assert found.speakers == ("f2", "f2")
+    assert 0.2 < found[0].seconds < 1.1
+    assert float(np.abs(found[0].samples).max()) > 0.05
+    assert [s.samples.tobytes() for s in voices.voices()] == [s.samples.tobytes() for s in found]  # from the cache
+
+
+def test_voices_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    from edge_lab.data import voices
+    from edge_lab.errors import MissingTool
+
+    monkeypatch.setattr(voices, "find_spec", lambda name: None)
+    with pytest.raises(MissingTool, match="pip install espeakng-loader"):
+        data.load_sounds("voices")
