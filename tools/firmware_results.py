@@ -21,7 +21,7 @@ BOARD = "netduinoplus2"
 
 def main() -> None:
     test, some = data.load("handwriting", "test"), data.load("handwriting", "train", limit=128)
-    items = []
+    items: list[measure.Measurement] = []
     date = now()
     for name in ("digitnet", "digitnet_tiny"):
         model = zoo.create(name)

@@ -77,9 +77,7 @@ def cortex_m() -> dict[str, Any]:
     prepared = prepare_pt2e(torch.export.export(net, example).module(check_guards=False), CortexMQuantizer())
     for i in range(len(some)):
         prepared(tensor(some[i : i + 1]))
-    edge = to_edge(
-        torch.export.export(convert_pt2e(prepared), example), compile_config=cortex_m_edge_compile_config()
-    )
+    edge = to_edge(torch.export.export(convert_pt2e(prepared), example), compile_config=cortex_m_edge_compile_config())
     target = CortexMTargetConfig(cpu=CortexM.M4)
     passes = CortexMPassManager(edge.exported_program(), CortexMPassManager.pass_list, target_config=target)
     lowered = EdgeProgramManager(passes.transform(), compile_config=cortex_m_edge_compile_config())
