@@ -111,6 +111,19 @@ def test_run_answers_as_on_x86(arm: Path, x86: Path, bundles: dict[str, Bundle],
     assert found[0]["label"] == "espresso"
 
 
+@pytest.mark.parametrize("cpu", CPUS)
+def test_speech_sounds_the_same_on_arm(arm: Path, artifacts: Path, cpu: str) -> None:
+    """Recordings at 8 kHz, resampled to the bit; the log-mel front end runs inside the graph."""
+    model = edge_lab.create("speechnet", weights="random")
+    bundle = edge_lab.to(model, "linux-xnnpack-fp32", out=artifacts / "untrained")
+    done = emulated(cpu, arm / "bin/edge-lab-runner", "check", bundle.path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "5 of 5 inputs bit-equal" in done.stdout
+    done = emulated(cpu, arm / "bin/edge-lab-runner", "listen", bundle.path, bundle.path / "golden/0.wav", "--stats")
+    assert done.returncode == 0, done.stderr
+    assert "the network called for" in done.stderr
+
+
 def test_cold_start_is_refused_by_an_emulator(arm: Path, bundles: dict[str, Bundle]) -> None:
     arguments = ("bench", bundles["fp32"].path, "--scenario", "cold_start", "--rounds", 1)
     done = emulated("cortex-a72", arm / "bin/edge-lab-runner", *arguments)
