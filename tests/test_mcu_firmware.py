@@ -265,11 +265,12 @@ def test_make(portable: Bundle) -> None:
 
 def test_text_through_a_uart(portable: Bundle, tmp_path: Path) -> None:
     """A build for a board without a debugger: the same report, over the serial port."""
-    place = firmware.machine("netduinoplus2")
-    write_cases(firmware.golden_cases(portable, open_library(portable)), tmp_path / "cases.c")
-    image = firmware.build(portable, place, tmp_path, main="test", cases=tmp_path / "cases.c", console="uart")
+    with pytest.raises(InputError, match="serial port"):
+        firmware.for_a_board(portable, "mps2-an385", tmp_path)
+    product, image = firmware.for_a_board(portable, "netduinoplus2", tmp_path)
+    assert product.path.with_suffix(".bin").stat().st_size == pytest.approx(product.flash, abs=16)
     said = tmp_path / "said"
-    command = ["qemu-system-arm", "-M", place.qemu, "-display", "none", "-monitor", "none"]
+    command = ["qemu-system-arm", "-M", image.machine.qemu, "-display", "none", "-monitor", "none"]
     process = subprocess.Popen([*command, "-serial", f"file:{said}", "-icount", "shift=0", "-kernel", str(image.path)])
     try:
         for _ in range(600):
@@ -280,6 +281,7 @@ def test_text_through_a_uart(portable: Bundle, tmp_path: Path) -> None:
         process.kill()
         process.wait()
     assert said.read_text().count(" ok ") == len(portable.golden)
+    assert "counts are clock cycles" in said.read_text()
     assert said.read_text().endswith("exit 0\n")
 
 

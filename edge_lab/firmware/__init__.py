@@ -1,7 +1,7 @@
 """A bundle of C sources as a firmware: built for a board, run in QEMU, compared with its recorded answers by byte."""
 
 from edge_lab.firmware.cases import Case, cases_of, golden_cases
-from edge_lab.firmware.emulator import Answer, Run, execute, link, run
+from edge_lab.firmware.emulator import Answer, Run, execute, for_a_board, link, run
 from edge_lab.firmware.image import Image, Machine, build, machine, machines
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "build",
     "cases_of",
     "execute",
+    "for_a_board",
     "golden_cases",
     "link",
     "machine",

@@ -14,8 +14,9 @@ import numpy as np
 from edge_lab.bundle import Bundle
 from edge_lab.c_library import open_library
 from edge_lab.errors import EdgeLabError, InputError
+from edge_lab.files import locked
 from edge_lab.firmware.cases import cases_of, golden_cases, golden_sounds, hears, sounds_of, write_cases, write_tables
-from edge_lab.firmware.image import Image, Machine, build, check_board, machine, tool, workplace
+from edge_lab.firmware.image import Console, Image, Machine, build, check_board, machine, tool, workplace
 from edge_lab.measure.record import Firmware
 
 _TESTED, _WRONG = 0, 1
@@ -85,10 +86,11 @@ def run(
     cases = golden_cases(opened, library) if inputs is None else cases_of(library, inputs)
     golden = golden_sounds(opened, library) if inputs is None else []
     sounds = golden if waveforms is None else sounds_of(opened, library, waveforms)
-    write_cases(cases, folder / "cases.c", sounds if tables else None)
-    image = build(opened, place, folder, main="test", cases=folder / "cases.c", tables=tables)
-    started = time.perf_counter()
-    lines = execute(image, timeout=timeout)
+    with locked(folder / "run"):  # another process may test the same bundle with other inputs
+        write_cases(cases, folder / "cases.c", sounds if tables else None)
+        image = build(opened, place, folder, main="test", cases=folder / "cases.c", tables=tables)
+        started = time.perf_counter()
+        lines = execute(image, timeout=timeout)
     return _read(lines, product, time.perf_counter() - started)
 
 
@@ -102,10 +104,38 @@ def link(bundle: Bundle | Path | str, board: str = "netduinoplus2") -> Image:
     opened = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
     place = machine(board)
     check_board(opened, place)
-    folder = workplace(opened, place)
-    if hears(opened):
-        write_tables(opened, open_library(opened), folder)
-    return build(opened, place, folder, tables=folder if hears(opened) else None)
+    return _product(opened, place, workplace(opened, place))
+
+
+def _product(bundle: Bundle, place: Machine, folder: Path, console: Console = "semihosting") -> Image:
+    if hears(bundle):
+        write_tables(bundle, open_library(bundle), folder)
+    return build(bundle, place, folder, tables=folder if hears(bundle) else None, console=console)
+
+
+def for_a_board(bundle: Bundle | Path | str, board: str, folder: Path) -> tuple[Image, Image]:
+    """Build images for a real board without debugger, whose text goes to its serial port (.bin beside each .elf).
+
+    Returns:
+        The product's, and one that runs the golden inputs once and prints answers and clock cycles.
+    """
+    opened = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
+    place = machine(board)
+    check_board(opened, place)
+    if not place.uart:
+        raise InputError(
+            f"mcu/ has no driver for the serial port of {place.chip}.",
+            "an image for a board without debugger would be mute; there is one for the STM32F405.",
+            "write one like mcu/src/console_uart.c, and set UART := yes in the board's file.",
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    library = open_library(opened)
+    product = _product(opened, place, folder, "uart")
+    tables = folder if hears(opened) else None
+    cases, sounds = golden_cases(opened, library), golden_sounds(opened, library)
+    write_cases(cases, folder / "cases.c", sounds if tables else None)
+    test = build(opened, place, folder, main="test", cases=folder / "cases.c", tables=tables, console="uart")
+    return product, test
 
 
 def _emulated(place: Machine) -> Machine:

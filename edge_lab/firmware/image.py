@@ -18,7 +18,9 @@ from edge_lab.files import locked
 
 KB = 1024
 Main = Literal["product", "test"]
+Console = Literal["semihosting", "uart"]
 _CROSS = "arm-none-eabi-"
+_LINK = "bundle"
 _ALIASES = {"stm32f405": "netduinoplus2"}
 _SETTING = re.compile(r"^(\w+) :=[ ]?(.*)$", re.MULTILINE)
 _MEMORY = re.compile(r"(FLASH|RAM)\s.*LENGTH = (\d+)([KM])")
@@ -30,7 +32,7 @@ _SECTION = re.compile(r"^\.(text|ARM\.exidx|data|bss)\s+(\d+)\s", re.MULTILINE)
 class Machine:
     """A board of mcu/boards: its chip, QEMU's name of it (empty: none), the cores whose code it runs, best first.
 
-    `flash` and `ram` are bytes.
+    `flash` and `ram` are bytes. `uart`: mcu/src knows its serial port.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Machine:
     runs: tuple[str, ...]
     flash: int
     ram: int
+    uart: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,8 @@ def machine(name: str) -> Machine:
     script = (source_folder() / "ld" / known["SCRIPT"]).read_text(encoding="utf-8")
     sizes = {kind: int(n) * (KB if unit == "K" else KB * KB) for kind, n, unit in _MEMORY.findall(script)}
     runs = tuple(known["RUNS"].split())
-    return Machine(name, known["CHIP"], known["MACHINE"], runs, sizes["FLASH"], sizes["RAM"])
+    uart = known.get("UART") == "yes"
+    return Machine(name, known["CHIP"], known["MACHINE"], runs, sizes["FLASH"], sizes["RAM"], uart)
 
 
 def tool(name: str) -> str:
@@ -132,7 +136,8 @@ def workplace(bundle: Bundle, place: Machine) -> Path:
     from edge_lab.data.download import cache_folder
 
     entry = bundle.files.get(bundle.program)
-    key = hashlib.sha256(f"{bundle.path.resolve()} {entry.sha256 if entry else ''} {place.name}".encode()).hexdigest()
+    content = entry.sha256 if entry else str(bundle.path.resolve())
+    key = hashlib.sha256(f"{bundle.name} {content} {place.name}".encode()).hexdigest()
     folder = cache_folder() / "firmware" / key[:24]
     folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -146,7 +151,7 @@ def build(
     main: Main = "product",
     cases: Path | None = None,
     tables: Path | None = None,
-    console: Literal["semihosting", "uart"] = "semihosting",
+    console: Console = "semihosting",
     fault: bool = False,
 ) -> Image:
     """Compile and link; files go to `folder`.
@@ -168,7 +173,7 @@ def build(
     check_board(bundle, place)
     tool(f"{_CROSS}gcc")
     settings = {
-        "BUNDLE": bundle.path.resolve(),
+        "BUNDLE": folder.resolve() / _LINK,
         "BOARD": place.name,
         "OUT": folder.resolve(),
         "MAIN": main,
@@ -180,16 +185,24 @@ def build(
     if any(" " in str(value) for value in settings.values()):
         raise InputError(
             "make can't work in a folder with a space in its name.",
-            f"the bundle is {bundle.path.resolve()}, the cache {folder.resolve()}.",
-            "copy the bundle to another folder, or set EDGE_LAB_CACHE.",
+            f"the firmware is built in {folder.resolve()}.",
+            "name another folder: EDGE_LAB_CACHE.",
         )
     with locked(folder / "build"):
+        _point(folder / _LINK, bundle.path.resolve())
         done = _make([f"{key}={value}" for key, value in settings.items()])
     if done.returncode != 0:
         raise _failed(bundle, place, done.stdout + done.stderr)
     path = folder / f"firmware-{main}.elf"
     flash, ram = sizes(path)
     return Image(path, place, flash, ram)
+
+
+def _point(link: Path, to: Path) -> None:
+    """Make `link` a link to the bundle: the objects then stay good when the same bundle lies elsewhere."""
+    if not link.is_symlink() or link.resolve() != to:
+        link.unlink(missing_ok=True)
+        link.symlink_to(to, target_is_directory=True)
 
 
 def _make(settings: list[str]) -> subprocess.CompletedProcess[str]:

@@ -6,3 +6,4 @@ RUNS := cortex-m4 cortex-m3 cortex-m0plus
 CORE_FLAGS := -mcpu=cortex-m4 -mfloat-abi=hard -mfpu=fpv4-sp-d16
 SCRIPT := stm32f405.ld
 CLOCK_HZ := 168000000
+UART := yes

@@ -29,7 +29,13 @@ uint64_t el_count_stop(void) {
   return (uint64_t)turns * (FULL + 1u) + (FULL - now);
 }
 
-uint64_t el_instructions(uint64_t ticks) { return ticks * 1000u / (EL_CLOCK_HZ / 1000000u); }
+uint64_t el_instructions(uint64_t ticks) {
+#ifdef EL_COUNT_CYCLES
+  return ticks;
+#else
+  return ticks * 1000u / (EL_CLOCK_HZ / 1000000u);
+#endif
+}
 
 uint64_t el_count_check(void) {
   uint32_t loops = 100000u;

@@ -1,7 +1,7 @@
 /* How much work a piece of code is: instructions (in QEMU with -icount shift=0), and how deep the stack went.
 
    QEMU gives every instruction 1 ns of its virtual time, and SysTick counts the board's clock in that time:
-   instructions = ticks * 1000 / MHz. On a real board the same ticks are cycles, not instructions. */
+   instructions = ticks * 1000 / MHz. On a real board a tick is a clock cycle: EL_COUNT_CYCLES reports them as they are. */
 #ifndef EL_COUNT_H
 #define EL_COUNT_H
 
@@ -14,7 +14,7 @@ void el_tick(void);
 void el_count_start(void);
 /* Ticks since el_count_start. */
 uint64_t el_count_stop(void);
-/* Instructions of so many ticks in QEMU, for the board's clock (EL_CLOCK_HZ). */
+/* Instructions of so many ticks in QEMU, for the board's clock (EL_CLOCK_HZ); cycles with EL_COUNT_CYCLES. */
 uint64_t el_instructions(uint64_t ticks);
 /* Instructions that the counter sees in a loop of 200000. */
 uint64_t el_count_check(void);

@@ -84,6 +84,9 @@ static uint32_t run_all(void) {
 
 int main(void) {
   el_text(EL_NAME " for " EL_BACKEND "\n");
+#ifdef EL_COUNT_CYCLES
+  el_text("counts are clock cycles\n");
+#endif
   if (!el_weights_intact()) {
     el_text("WEIGHTS: the checksum of the weights is not the exporter's; the flash is damaged or was written badly\n");
     return EL_EXIT_WEIGHTS;
