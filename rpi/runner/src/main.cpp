@@ -190,11 +190,25 @@ int bench(const std::vector<std::string>& words) {
   return 0;
 }
 
+// JSON without its line ends; those inside texts are escaped.
+std::string one_line(const std::string& json) {
+  std::string line;
+  for (size_t i = 0; i < json.size(); ++i) {
+    if (json[i] != '\n') {
+      line += json[i];
+      continue;
+    }
+    if (line.back() == ',') line += ' ';
+    while (i + 1 < json.size() && json[i + 1] == ' ') ++i;
+  }
+  return line;
+}
+
 void print_word(const Word& word, bool as_json) {
   if (as_json) {
     Json json;
     json.object().put("label", word.label).put("probability", word.probability).put("seconds", word.seconds).end();
-    std::printf("%s\n", json.text().c_str());
+    std::printf("%s\n", one_line(json.text()).c_str());
   } else {
     std::printf("%9.2f s  %s  %.0f %%\n", word.seconds, word.label.c_str(), 100 * word.probability);
   }
