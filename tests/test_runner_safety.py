@@ -6,6 +6,7 @@ import json
 import random
 import re
 import shutil
+import struct
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,14 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     (path / MANIFEST).write_text(json.dumps(document), encoding="utf-8")
     return path
+
+
+def hearing(document: dict[str, Any]) -> dict[str, Any]:
+    """The manifest with a waveform for its input."""
+    listen = {"hop": 160, "smooth": 2, "threshold": 0.5, "quiet": 99, "gate_db": -50.0, "background": "a"}
+    audio = {"sample_rate": 16000, "samples": 800, "features": None, "listen": listen}
+    spec = document["spec"] | {"task": "keyword", "input": tensor("x", 1, 800), "preprocess": None, "audio": audio}
+    return document | {"schema_version": 3, "spec": spec}
 
 
 def sound(done: subprocess.CompletedProcess[str]) -> list[str]:
@@ -125,14 +134,40 @@ def test_good_and_damaged_files_under_sanitizers(build: Path, tmp_path: Path) ->
     assert sum(line.startswith("refused") for line in lines) > 50
 
 
+def test_damaged_recordings_under_sanitizers(build: Path, tmp_path: Path) -> None:
+    """Read, resampled, listened to: every format, two rates that are not the model's."""
+    rng, kinds = random.Random(2), [(8, 1), (16, 1), (24, 1), (32, 1), (32, 3)]
+    good, bad = [], []
+    for i, (bits, form) in enumerate(kinds):
+        channels, rate = 1 + i % 3, (8000, 22050)[i % 2]
+        block = channels * bits // 8
+        samples = np.random.default_rng(i).uniform(-0.9, 0.9, 600 * channels).astype("<f4").tobytes()
+        samples = samples if form == 3 else rng.randbytes(600 * block)
+        head = struct.pack("<HHIIHH", form, channels, rate, rate * block, block, bits)
+        body = b"WAVEfmt \x10\0\0\0" + head + b"data" + struct.pack("<I", len(samples)) + samples
+        good.append(tmp_path / f"good{i}.wav")
+        good[-1].write_bytes(b"RIFF" + struct.pack("<I", len(body)) + body)
+    lines = sound(run(build / "edge_lab_corpus", *good))
+    assert len([line for line in lines if line.startswith("good")]) == len(good)
+    for i in range(500):
+        content = rng.choice(good).read_bytes()
+        start = 44 if i % 3 else len(content)  # mostly the header alone: the samples can't be wrong in many ways
+        bad.append(tmp_path / f"bad{i}.wav")
+        bad[-1].write_bytes(damaged(content[:start], rng) + content[start:])
+    lines = sound(run(build / "edge_lab_corpus", *bad))
+    assert len(lines) == 500
+    assert sum(line.startswith("refused") for line in lines) > 100
+
+
 def test_bundles_under_sanitizers(build: Path, small: Path, tmp_path: Path) -> None:
     (line,) = sound(run(build / "edge_lab_corpus", small))
     assert line == f"good {small}: bundle"
     text, rng, all_of_them = (small / MANIFEST).read_bytes(), random.Random(1), []
+    heard = json.dumps(hearing(json.loads(text))).encode()
     edits = [damaged] * 300 + [wild_number] * 100
     for i, edit in enumerate(edits):
         all_of_them.append(tmp_path / f"{i}.json")
-        all_of_them[-1].write_bytes(edit(text, rng))
+        all_of_them[-1].write_bytes(edit(heard if i % 3 == 0 else text, rng))
     lines = sound(run(build / "edge_lab_corpus", *all_of_them))
     assert len(lines) == len(edits)
     assert sum(line.startswith("refused") for line in lines) > 200
@@ -158,6 +193,7 @@ def test_a_fuzzer_finds_nothing(target: str, runs: int, build: Path, small: Path
     if target == "fuzz_bundle":
         shutil.copy(small / MANIFEST, corpus)
         (corpus / "recipe").write_text(json.dumps(RECIPE))
+        (corpus / "sound").write_text(json.dumps(hearing(json.loads((small / MANIFEST).read_text(encoding="utf-8")))))
     else:
         pictures(corpus)
     # Its limit of resident memory is off: the peak that it reads is inherited from pytest across exec.
