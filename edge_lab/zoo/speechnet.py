@@ -40,7 +40,7 @@ def speechnet_features(*, weights: str, labels: tuple[str, ...] | None, input_sh
 
 
 def _build(name: str, weights: str, labels: tuple[str, ...] | None, input_shape: Shape | None, *, front: bool) -> Model:
-    audio = Audio(features=None if front else RECIPE, listen=Listen(background=BACKGROUND))
+    audio = Audio(features=None if front else RECIPE, listen=Listen(smooth=5, threshold=0.6, background=BACKGROUND))
     frames = RECIPE.frames(audio.samples)
     shape = (1, audio.samples) if front else (1, 1, frames, RECIPE.mels)
     if input_shape not in (None, shape):
