@@ -256,6 +256,7 @@ def _firmware_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--images", metavar="FOLDER|SET", help="run these pictures instead of the golden inputs")
     p.add_argument("--limit", type=_count, default=100, metavar="N", help="at most N of them (100)")
     p.add_argument("--json", type=Path, metavar="FILE", help="write the costs for `edge-lab compare`")
+    p.add_argument("--layers", action="store_true", help="say where the instructions go, kernel by kernel")
 
 
 def _compare_arguments(p: argparse.ArgumentParser) -> None:

@@ -118,6 +118,15 @@ def test_portable_code(board: str, portable: Bundle) -> None:
     assert firmware.run(portable, board).ok
 
 
+def test_layers_add_up(digitnet: Bundle) -> None:
+    found = firmware.layers(digitnet)
+    total = sum(layer.instructions for layer in found)
+    assert total == pytest.approx(firmware.run(digitnet).cost.instructions, rel=0.01)
+    kernels = [layer.kernel for layer in found]
+    assert kernels[0].startswith("conv2d_cmsis_nn")
+    assert kernels[-1].startswith("linear")
+
+
 def test_no_heap_in_any_image(image: firmware.Image, digitnet: Bundle) -> None:
     for path in (image.path, firmware.link(digitnet).path):
         said = subprocess.run(["arm-none-eabi-nm", str(path)], capture_output=True, text=True, check=True).stdout

@@ -3,11 +3,13 @@
 from edge_lab.firmware.cases import Case, cases_of, golden_cases
 from edge_lab.firmware.emulator import Answer, Run, execute, for_a_board, link, run
 from edge_lab.firmware.image import Image, Machine, build, machine, machines
+from edge_lab.firmware.by_layer import LayerCost, layers
 
 __all__ = [
     "Answer",
     "Case",
     "Image",
+    "LayerCost",
     "Machine",
     "Run",
     "build",
@@ -15,6 +17,7 @@ __all__ = [
     "execute",
     "for_a_board",
     "golden_cases",
+    "layers",
     "link",
     "machine",
     "machines",

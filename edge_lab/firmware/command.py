@@ -11,6 +11,7 @@ from edge_lab.bundle import Bundle
 from edge_lab.errors import InputError
 from edge_lab.firmware.emulator import Answer, Run, link, run
 from edge_lab.firmware.image import machine
+from edge_lab.firmware.by_layer import LayerCost, layers
 from edge_lab.measure.record import Engine, Measurement, Measurements, now
 
 _SHOWN = 10  # answers that are printed one by one
@@ -26,6 +27,8 @@ def firmware_command(a: Namespace) -> int:
     date = now()
     found = run(bundle, a.board, inputs=inputs)
     print(describe(bundle, found))
+    if a.layers:
+        print(describe_layers(layers(bundle, a.board)))
     if a.json:
         measurements(bundle, found, date, getattr(a, "command_line", "")).save(a.json)
         print(f"numbers {a.json}", file=sys.stderr)
@@ -73,6 +76,13 @@ def describe(bundle: Bundle, found: Run) -> str:
         lines.append(f"front end     {cost.front_end_instructions:>10,} instructions for the features of one window")
     lines.append("Instructions are counted by QEMU: they are not cycles, and not times of a board.")
     return "\n".join(lines)
+
+
+def describe_layers(found: tuple[LayerCost, ...]) -> str:
+    """Instructions of each kernel as a table."""
+    total = sum(layer.instructions for layer in found)
+    lines = [f"{layer.instructions:>12,}  {100 * layer.instructions / total:4.1f} %  {layer.kernel}" for layer in found]
+    return "\n".join(["instructions of each kernel:", *lines])
 
 
 def _answers(kind: str, answers: tuple[Answer, ...]) -> list[str]:

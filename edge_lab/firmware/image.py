@@ -17,7 +17,7 @@ from edge_lab.errors import BundleError, EdgeLabError, InputError, MissingTool
 from edge_lab.files import locked
 
 KB = 1024
-Main = Literal["product", "test"]
+Main = Literal["product", "test", "layers"]
 Console = Literal["semihosting", "uart"]
 _CROSS = "arm-none-eabi-"
 _LINK = "bundle"
@@ -160,7 +160,7 @@ def build(
         bundle: of C sources.
         place: the board.
         folder: objects and image; what is up to date is not compiled again.
-        main: "product" (the least) or "test" (runs `cases`, prints, counts).
+        main: "product" (the least), "test" (runs `cases`, prints, counts), or "layers" (of a marked copy: by_layer.py).
         cases: C table of inputs and outputs, for main="test".
         tables: folder with the front end's tables, for a model that hears.
         console: where text goes; "uart" for a board without a debugger.
