@@ -1,9 +1,9 @@
 """A bundle of C sources as a firmware: built for a board, run in QEMU, compared with its recorded answers by byte."""
 
+from edge_lab.firmware.by_layer import LayerCost, layers
 from edge_lab.firmware.cases import Case, cases_of, golden_cases
 from edge_lab.firmware.emulator import Answer, Run, execute, for_a_board, link, run
 from edge_lab.firmware.image import Image, Machine, build, machine, machines
-from edge_lab.firmware.by_layer import LayerCost, layers
 
 __all__ = [
     "Answer",

@@ -51,7 +51,7 @@ def _mark(bundle: Bundle) -> None:
         text = file.read_text(encoding="utf-8")
         head, brace, body = text.partition("_infer(")
         if brace:
-            marked, count = _CALL.subn(rf'\g<0>\n    el_mark("\1");', body)
+            marked, count = _CALL.subn(r'\g<0>\n    el_mark("\1");', body)
             if count:
                 file.write_text(f"void el_mark(const char *layer);\n{head}{brace}{marked}", encoding="utf-8")
                 return

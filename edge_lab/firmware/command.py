@@ -9,9 +9,9 @@ import numpy as np
 
 from edge_lab.bundle import Bundle
 from edge_lab.errors import InputError
+from edge_lab.firmware.by_layer import LayerCost, layers
 from edge_lab.firmware.emulator import Answer, Run, link, run
 from edge_lab.firmware.image import machine
-from edge_lab.firmware.by_layer import LayerCost, layers
 from edge_lab.measure.record import Engine, Measurement, Measurements, now
 
 _SHOWN = 10  # answers that are printed one by one
