@@ -191,10 +191,10 @@ def build(
     with locked(folder / "build"):
         _point(folder / _LINK, bundle.path.resolve())
         done = _make([f"{key}={value}" for key, value in settings.items()])
-    if done.returncode != 0:
-        raise _failed(bundle, place, done.stdout + done.stderr)
-    path = folder / f"firmware-{main}.elf"
-    flash, ram = sizes(path)
+        if done.returncode != 0:
+            raise _failed(bundle, place, done.stdout + done.stderr)
+        path = folder / f"firmware-{main}.elf"
+        flash, ram = sizes(path)
     return Image(path, place, flash, ram)
 
 
