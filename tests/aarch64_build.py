@@ -34,7 +34,7 @@ def aarch64_build(folder: Path) -> Path:
     return dist
 
 
-def emulated(cpu: str, *command: object, timeout: float = 100) -> subprocess.CompletedProcess[str]:
+def emulated(cpu: str, *command: object, timeout: float = 300) -> subprocess.CompletedProcess[str]:
     """Run an aarch64 program as on this processor; the caller looks at its exit code."""
     return subprocess.run(
         [str(EMULATE), cpu, *map(str, command)], capture_output=True, text=True, timeout=timeout, errors="replace"
