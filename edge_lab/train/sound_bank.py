@@ -107,7 +107,8 @@ def make_bank(
     disturb = disturb or Disturb()
     if len({s.labels for s, _ in sets}) != 1:
         raise InputError("the sets have different words.", "a bank has one list of targets.", "give sets of one kind.")
-    settings = [asdict(disturb), asdict(audio), asdict(recipe), background, [(s.fingerprint, n) for s, n in sets]]
+    window = (audio.sample_rate, audio.samples)
+    settings = [asdict(disturb), window, asdict(recipe), background, [(s.fingerprint, n) for s, n in sets]]
     path = folder / f"bank-{hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]}.npy"
     order = np.concatenate([*_copies(sets), -np.ones(background, np.int64)])
     with locked(path):
