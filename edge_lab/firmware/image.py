@@ -226,10 +226,11 @@ def _failed(bundle: Bundle, place: Machine, said: str) -> EdgeLabError:
             "the linker found no room for its weights, its arena and the stack.",
             "use a smaller model or input, or a larger board.",
         )
-    line = next((line for line in said.splitlines() if "rror" in line), said.strip().splitlines()[-1:])
+    lines = said.strip().splitlines() or ["no message"]
+    line = next((line for line in lines if "rror" in line), lines[-1])
     return BundleError(
         f"the firmware of {bundle.name} for {place.name} could not be built.",
-        f"{line}",
+        f"make says: {line}",
         "make the bundle again with edge_lab.to(model, target).",
     )
 
