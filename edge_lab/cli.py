@@ -349,7 +349,7 @@ _COMMANDS = {
     ),
     "listen": (
         "say the words of a recording, a pipe or the microphone, as they come",
-        "arecord -q -t raw -f S16_LE -c 1 -r 16000 | edge-lab listen artifacts/speechnet/xnnpack-fp32",
+        "edge-lab listen artifacts/speechnet/xnnpack-fp32 recording.wav",
         _listen_arguments,
     ),
     "inspect": (
