@@ -19,7 +19,8 @@ CODE = {"cortex-m4": 16 * KB, "esp32s3": 16 * KB, "cortex-m3": 7 * KB, "cortex-m
 class Board:
     """A board or chip: flash and RAM in bytes, and the bundle backends whose code its core runs, best first.
 
-    `ram` is what one program can use in one piece.
+    `ram` is what one program can use in one piece: the STM32F405 has 64 KB of core-coupled memory beside its 128 KB,
+    the ESP32-S3 512 KB in all, of which its system leaves about 320.
     """
 
     name: str

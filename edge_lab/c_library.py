@@ -9,9 +9,12 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import platform
 import re
+import shlex
 import shutil
 import subprocess
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +91,7 @@ def _runner(function: Callable[..., None], numbers: Numbers) -> Callable[[np.nda
     arena = np.zeros(max(numbers.arena, 1) + 64, np.uint8)
     start = arena.ctypes.data + (-arena.ctypes.data) % 64  # aligned for any kernel
     size = int(np.prod(numbers.input_shape))
+    lock = threading.Lock()  # one arena, and ctypes lets other threads run
 
     def run(q: np.ndarray, _keep: np.ndarray = arena) -> np.ndarray:
         if q.dtype != np.int8 or q.size != size:
@@ -95,7 +99,8 @@ def _runner(function: Callable[..., None], numbers: Numbers) -> Callable[[np.nda
         q = np.ascontiguousarray(q)
         out = np.empty(numbers.output_size, np.int8)
         places = (start if numbers.arena else None, q.ctypes.data, out.ctypes.data)
-        function(*map(ctypes.c_void_p, places))
+        with lock:
+            function(*map(ctypes.c_void_p, places))
         return out
 
     return run
@@ -128,7 +133,7 @@ def _compiled(folder: Path, sources: list[Path], bundle: Bundle) -> Path:
             "its program is C source, and neither cc, gcc nor clang is installed.",
             "on Debian: sudo apt install gcc libc6-dev. The device itself needs nothing of it.",
         )
-    parts = [*_FLAGS, compiler, *(f"{f.name} {sha256(f)}" for f in sorted(folder.glob("*.[ch]")))]
+    parts = [*_FLAGS, compiler, platform.machine(), *(f"{f.name} {sha256(f)}" for f in sorted(folder.glob("*.[ch]")))]
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
     path = cache_folder() / "c" / f"{key}.so"
     if not path.exists():
@@ -140,7 +145,7 @@ def _compiled(folder: Path, sources: list[Path], bundle: Bundle) -> Path:
 
 def _compile(compiler: str, folder: Path, sources: list[Path], path: Path, bundle: Bundle) -> None:
     with writing_file(path) as temporary:
-        command = [compiler, *_FLAGS, f"-I{folder}", *map(str, sources), "-o", str(temporary)]
+        command = [*shlex.split(compiler), *_FLAGS, f"-I{folder}", *map(str, sources), "-o", str(temporary)]
         try:
             done = subprocess.run(command, capture_output=True, text=True, errors="replace")
         except OSError as error:

@@ -160,8 +160,9 @@ def test_what_has_no_kernel_is_named(tmp_path: Path) -> None:
             return torch.linalg.vector_norm(x, dim=(2, 3))
 
     x = [np.ones((1, 3, 8, 8), np.float32)]
-    with pytest.raises(ExportError, match="microcontroller"):
+    with pytest.raises(ExportError, match="microcontroller") as caught:
         edge_lab.to(zoo.from_module(Odd(), (1, 3, 8, 8)), "mcu-cortex-m4-int8", calibration=x, golden=x, out=tmp_path)
+    assert "vector_norm" in caught.value.why  # which operator
     assert not list(tmp_path.rglob("bundle.json"))
 
 
@@ -181,6 +182,24 @@ def test_boards(made: Bundle) -> None:
         boards.fits(made, "stm32f103")
     with pytest.raises(InputError, match="Did you mean 'stm32f405'"):
         boards.board("stm32f40")
+
+
+def test_the_smallest_board_has_room_for_the_smaller_network(made: Bundle, tmp_path: Path) -> None:
+    small, large = (_export(name, "mcu-cortex-m3-int8", tmp_path) for name in ("digitnet_tiny", "digitnet"))
+    assert str(boards.fits(small, "stm32f103")).startswith("fits STM32F103")
+    assert "needs 28 KB of RAM, STM32F103 has 20 KB" in str(boards.fits(large, "stm32f103"))
+
+
+def test_two_threads_do_not_share_an_answer(made: Bundle) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    session = edge_lab.load(made)
+    x = prepare(data.load("handwriting", "test", 40), made.spec).x
+    wanted = [session(x[i : i + 1]) for i in range(40)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda i: session(x[i : i + 1]), list(range(40)) * 5))
+    for i, out in enumerate(found):
+        np.testing.assert_array_equal(out, wanted[i % 40])
 
 
 def test_check_takes_a_board(made: Bundle) -> None:

@@ -56,6 +56,13 @@ def _header(manifest: dict[str, object], weights: str, facts: Sources) -> str:
     model = str(manifest["model"])
     upper = model.upper()
     arrays = constants(weights)
+    stored, known = manifest["constant_payload_bytes"], sum(values.nbytes for values in arrays.values())
+    if stored != known:
+        raise ExportError(
+            f"the checksum would cover {known} of {stored} bytes of weights.",
+            "bakenn writes some of them in a form that edge_lab does not know.",
+            "install the version of requirements.lock: pip install bakenn==1.0.0",
+        )
     crc = 0
     for values in arrays.values():
         crc = zlib.crc32(values.tobytes(), crc)
