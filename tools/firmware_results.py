@@ -1,7 +1,7 @@
-"""Run every digit firmware in QEMU and record what it costs: `python tools/firmware_results.py`.
+"""Run the firmwares of the digits and of speech in QEMU and record what it costs: `python tools/firmware_results.py`.
 
-Writes docs/results/firmware.json, which lab 18 shows where no ARM tools are installed. 100 test digits each; every
-output byte is compared with the same C on this machine. Needs `make arm-tools`.
+Writes docs/results/firmware.json, which lab 18 shows where no ARM tools are installed. 100 test digits each, five
+recordings; every output byte is compared with the same C on this machine. Needs `make arm-tools`.
 """
 
 from __future__ import annotations
@@ -34,6 +34,19 @@ def main() -> None:
                 raise SystemExit(f"{bundle.name}: answers differ")
             whole = measurements(bundle, found, date, "python tools/firmware_results.py")
             items += whole.items
+    sounds = data.load_sounds("spoken-digits")
+    hears = edge_lab.to(
+        zoo.create("speechnet_features"),
+        "mcu-cortex-m4-int8",
+        calibration=sounds,
+        golden=sounds,
+        out=ROOT / "artifacts",
+    )
+    found = firmware.run(hears, BOARD)  # its golden recordings: samples in, features and scores compared
+    print(describe(hears, found))
+    if not found.ok:
+        raise SystemExit(f"{hears.name}: answers differ")
+    items += measurements(hears, found, date).items
     replace(whole, items=tuple(items)).save(OUT)
 
 
