@@ -98,7 +98,7 @@ def test_digits_have_as_many_images_of_each_class_as_they_say() -> None:
 
 def test_no_source_digit_and_no_photo_is_in_two_splits() -> None:
     plans = {split: digits.plan(split) for split in digits.SPLITS}
-    sprites = digits._sprites()
+    sprites = digits.sprites()
     writing = {split: {sprites[i].tobytes() for i in plan.sources} for split, plan in plans.items()}
     pictures = {split: set(plan.photos.tolist()) for split, plan in plans.items()}
     for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
@@ -113,7 +113,7 @@ def test_no_source_digit_and_no_photo_is_in_two_splits() -> None:
 def test_digits_differ_from_their_background_enough_to_be_read() -> None:
     plan, stream = digits.plan("test"), Stream("digits/test/composition")
     draws = {name: stream.array(len(plan.classes), *limits) for name, limits in digits._DRAWS.items()}
-    ink = digits._place(digits._sprites()[plan.sources], draws)
+    ink = digits._place(digits.sprites()[plan.sources], draws)
     light = digits.brightness(data.load("digits", "test").pixels.astype(np.int64))
     drawn = np.array([shade[mask > 200].mean() for shade, mask in zip(light, ink, strict=True) if (mask > 200).any()])
     around = np.array([shade[mask == 0].mean() for shade, mask in zip(light, ink, strict=True) if (mask > 200).any()])
