@@ -12,11 +12,11 @@ from edge_lab.data.images import hash_of
 from edge_lab.data.photos import ASSETS
 from edge_lab.data.real import given
 from edge_lab.data.sounds import SoundSet, WavFiles, ZippedWavs
-from edge_lab.data.voices import voices
+from edge_lab.data.voices import DIGITS, voices
 from edge_lab.errors import DataError, InputError
 from edge_lab.files import sha256
 
-WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+WORDS = DIGITS
 FSDD_TAG = "v1.0.10"
 FSDD_URL = f"https://github.com/Jakobovski/free-spoken-digit-dataset/archive/refs/tags/{FSDD_TAG}.zip"
 FSDD_LICENCE = "CC BY-SA 4.0 (Zohar Jackson and contributors, Free Spoken Digit Dataset)"
