@@ -26,6 +26,7 @@ LONGEST = (
     "test_coverage",
     "test_qat",
     "test_peers",
+    "test_peers_faults",
     "test_runner",
     "test_aarch64",
     "test_mcu_firmware",
@@ -49,6 +50,7 @@ LONGEST = (
     "test_remote",
     "test_sound_train",
     "test_mil",
+    "test_mil_programs",
     "test_onnx",
     "test_inductor",
     "test_torchscript",
@@ -117,3 +119,17 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = root / "artifacts"
     folder.mkdir(exist_ok=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def build(artifacts: Path) -> Path:
+    """Build folder of rpi/runner for this machine, made once for all tests of a run."""
+    from runner_build import runner_build
+
+    return runner_build(artifacts)
+
+
+@pytest.fixture(scope="session")
+def runner(build: Path) -> Path:
+    """edge-lab-runner."""
+    return build / "edge-lab-runner"

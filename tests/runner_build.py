@@ -53,6 +53,13 @@ def runner_build(folder: Path) -> Path:
     )
 
 
+def installed_runner(folder: Path, place: Path) -> Path:
+    """`place`, filled as `cmake --install` does: bin/, lib/ and include/, stripped."""
+    cmake = tool("cmake", package="cmake")
+    _run(cmake, "--install", str(runner_build(folder)), "--prefix", str(place), "--strip")
+    return place
+
+
 def safety_build(folder: Path) -> Path:
     """The readers with AddressSanitizer and UndefinedBehaviorSanitizer, and the fuzz targets, by clang."""
     options = ("-DEDGE_LAB_ENGINE=OFF", "-DEDGE_LAB_FUZZ=ON", "-DEDGE_LAB_SANITIZE=address,undefined")

@@ -13,7 +13,7 @@ import nets
 import pytest
 from aarch64_build import ROOT
 from machine_tools import tool
-from runner_build import CLIENT, runner_build
+from runner_build import CLIENT, installed_runner
 from torch import nn
 
 import edge_lab
@@ -27,16 +27,7 @@ Install = Callable[..., subprocess.CompletedProcess[str]]
 @pytest.fixture(scope="module")
 def built(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that is copied to a board, as `make runner-aarch64` fills it, but for this machine."""
-    place = tmp_path_factory.mktemp("install") / "dist"
-    command = [
-        tool("cmake", package="cmake"),
-        "--install",
-        str(runner_build(artifacts)),
-        "--prefix",
-        str(place),
-        "--strip",
-    ]
-    subprocess.run(command, check=True, capture_output=True)
+    place = installed_runner(artifacts, tmp_path_factory.mktemp("install") / "dist")
     (place / "python").mkdir()
     for file in (CLIENT, *(ROOT / "rpi" / name for name in SCRIPTS)):
         shutil.copy(file, place / "python" if file == CLIENT else place)

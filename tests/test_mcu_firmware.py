@@ -143,6 +143,12 @@ def test_code_for_another_core_is_refused_before_compiling(digitnet: Bundle, mon
         firmware.machine("netduino")
 
 
+def test_too_many_inputs_are_not_called_too_large_a_model(digitnet: Bundle) -> None:
+    with pytest.raises(InputError, match=r"the test inputs of digitnet\S* do not fit: needs \d+ KB of flash") as caught:
+        firmware.run(digitnet, "stm32f405", inputs=[np.zeros((1, 1, 28, 28), np.float32)] * 1400)
+    assert "--limit" in caught.value.fix
+
+
 def test_what_does_not_fit_says_what_it_needs(digitnet: Bundle, portable: Bundle, out: Path) -> None:
     small = firmware.link(portable, "stm32f103")
     assert small.flash < 64 * 1024

@@ -1,20 +1,14 @@
-"""The table of peers: real engines on a small net, and engines that crash, hang, lie and chatter."""
+"""The table of peers: real engines on a small net, conversions, environments, the command."""
 
 from __future__ import annotations
 
 import ast
 import json
-import os
-import signal
-import subprocess
 import sys
-import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 from nets import SHAPE, Good
 
@@ -24,78 +18,13 @@ from edge_lab.errors import InputError
 from edge_lab.measure import Measurements
 from edge_lab.peers import Peaks, PeerTable, choose, compare, compare_programs
 from edge_lab.peers.client import CONVERTER, WORKER, WorkerFailed
-from edge_lab.peers.engines import PEERS, Peer, unsupported
+from edge_lab.peers.engines import PEERS, unsupported
 from edge_lab.peers.inputs import Tried, calibration, tried
 from edge_lab.peers.places import interpreter
 from edge_lab.peers.prepare import Program, programs
-from edge_lab.peers.rounds import CALLS, Limits
+from edge_lab.peers.rounds import CALLS
 from edge_lab.spec import Preprocess
 from edge_lab.zoo import Model, from_module
-
-FAKES = """
-import os, signal, sys, time
-import numpy as np
-
-def engine(run):
-    def start():
-        def load(program, threads, options):
-            return lambda x: run(x, program, threads)
-        return load, "1.0"
-    return start
-
-def answer(x):
-    return np.full((1, 10), x.mean(), np.float32)
-
-@engine
-def good(x, program, threads):
-    return answer(x)
-
-@engine
-def diary(x, program, threads):
-    with open(program, "a") as file:
-        print(os.getpid(), threads, file=file)
-    time.sleep(0.011)  # longer than a turn's calls before the timed ones
-    return answer(x)
-
-@engine
-def chatty(x, program, threads):
-    os.write(1, b'{"ok": true, "wall_s": [0.0]}\\n')
-    print("loading took 3 s")
-    return answer(x)
-
-@engine
-def crash(x, program, threads, calls=[]):
-    calls.append(0)
-    if len(calls) > 7:
-        print("the pool is gone", file=sys.stderr, flush=True)
-        os.kill(os.getpid(), signal.SIGSEGV)
-    return answer(x)
-
-@engine
-def leave(x, program, threads):
-    print("licence not found", file=sys.stderr, flush=True)
-    os._exit(7)
-
-@engine
-def hang(x, program, threads):
-    time.sleep(3600)
-
-@engine
-def wrong(x, program, threads):
-    return np.zeros((1, 3), np.float32)
-
-@engine
-def nan(x, program, threads):
-    return answer(x) * np.nan
-
-@engine
-def coarse(x, program, threads):
-    return np.zeros((1, 10), np.float32)
-
-@engine
-def refuse(x, program, threads):
-    raise ValueError("no kernel for\\nGatherElements")
-"""
 
 
 @pytest.fixture(scope="module")
@@ -123,19 +52,6 @@ def table(model: Model, out: Path) -> PeerTable:
 def quick(table: PeerTable, monkeypatch: pytest.MonkeyPatch) -> None:
     """Peaks that are not measured again; `table` was made with real ones."""
     monkeypatch.setattr("edge_lab.peers.peaks", lambda threads: Peaks(threads, 100.0, None, 400.0, 20.0))
-
-
-def fakes(model: Model, tmp_path: Path, names: Sequence[str], program: Path | None = None, **options: Any) -> PeerTable:
-    """The table of these engines of FAKES."""
-    extra = tmp_path / "fakes.py"
-    extra.write_text(FAKES, encoding="utf-8")
-    file = program or extra
-    made = [
-        Program(Peer(f"{name}-fp32", name, name, "fp32", ""), file, Path(sys.executable), 10, "onnx") for name in names
-    ]
-    inputs = Tried(np.ones((3, *SHAPE[1:]), np.float32), ((),) * 3, "ones")
-    settings: dict[str, Any] = {"threads": (1,), "rounds": 2, "command": "a test"} | options
-    return compare_programs(model, made, inputs, "nothing", extra=[extra], **settings)
 
 
 def test_every_engine_of_this_environment_is_in_one_table(table: PeerTable) -> None:
@@ -222,74 +138,6 @@ def test_programs_are_made_once(model: Model, out: Path, table: PeerTable) -> No
     assert all(p.path is not None and p.path.is_file() for p in made)
 
 
-def test_turns_are_interleaved_and_shuffled(model: Model, tmp_path: Path) -> None:
-    log = tmp_path / "diary.txt"
-    rounds = 5
-    made = fakes(model, tmp_path, ["diary"] * 3, log, rounds=rounds, threads=(1, 2))
-    lines = [tuple(map(int, line.split())) for line in log.read_text().splitlines()]
-    for threads in (1, 2):
-        calls = [pid for pid, count in lines if count == threads]
-        workers = sorted(set(calls))
-        assert len(workers) == 3, "each engine has a process of its own"
-        turn = 1 + CALLS
-        of_rounds = calls[len(calls) - 3 * 3 - 3 * rounds * turn :] if threads == 1 else calls[-3 * rounds * turn :]
-        of_rounds = of_rounds[: 3 * rounds * turn]  # on one thread, the answers to all inputs follow
-        turns = [of_rounds[i : i + turn] for i in range(0, len(of_rounds), turn)]
-        assert all(len(set(calls)) == 1 for calls in turns), "a turn belongs to one engine"
-        order = [calls[0] for calls in turns]
-        each_round = [tuple(order[i : i + 3]) for i in range(0, len(order), 3)]
-        assert len(each_round) == rounds
-        assert all(sorted(one) == workers for one in each_round), "everyone has one turn a round"
-        assert len(set(each_round)) > 1, "not always in the same order"
-    assert all(set(row.p50_ms) == {1, 2} for row in made.rows)
-
-
-def test_engines_that_fail_are_rows_and_the_rest_comes_out(model: Model, tmp_path: Path) -> None:
-    names = ["good", "crash", "leave", "hang", "wrong", "nan", "refuse", "chatty"]
-    made = fakes(model, tmp_path, names, limits=Limits(load=60, call=0.4))
-    rows = {row.engine: row for row in made.rows}
-    assert [rows[name].problem for name in ("good", "chatty", "nan")] == ["", "", ""]
-    assert [rows[name].images for name in ("good", "chatty")] == [3, 3]
-    assert rows["crash"].problem == "was ended by SIGSEGV during 'run': the pool is gone"
-    assert rows["leave"].problem == "ended with exit code 7 during 'first': licence not found"
-    assert rows["hang"].problem.startswith("gave no answer to 'first'")
-    assert rows["refuse"].problem == "ValueError: no kernel for GatherElements"
-    assert "(3, 3), not (3, 10)" in rows["wrong"].problem
-    assert (rows["nan"].agreement, rows["nan"].sqnr_db) == (0, -200)
-    for name in ("leave", "hang", "refuse"):
-        assert not rows[name].p50_ms
-        assert rows[name].agreement is None
-    made.measured.save(tmp_path / "peers.json")  # JSON knows no NaN
-    kept = [item.engine.name for item in Measurements.load(tmp_path / "peers.json")]
-    assert kept == [name for name in names if name not in ("leave", "hang", "refuse", "crash")]
-    for name in ("crash", "leave", "hang", "wrong", "refuse"):
-        assert f"- {name}-fp32: {rows[name].problem}." in str(made)
-    assert not [p for p in psutil.Process().children(recursive=True) if str(WORKER) in p.cmdline()]
-
-
-def test_scores_that_tie_are_said(model: Model, tmp_path: Path) -> None:
-    (row,) = fakes(model, tmp_path, ["coarse"]).rows
-    assert any("for 3 of 3 inputs two classes share the best one" in note for note in row.notes)
-    assert any("agreement would be 100.0 %" in note for note in row.notes)
-
-
-def test_no_engine_at_all_is_a_table_too(model: Model, tmp_path: Path) -> None:
-    made = fakes(model, tmp_path, ["refuse"])
-    assert made.fastest() is None
-    assert "no kernel" in str(made)
-    made.plot()
-
-
-def test_a_worker_that_was_never_told_to_load_says_so() -> None:
-    from edge_lab.peers.client import Client
-
-    with Client(Path(sys.executable), "onnxruntime") as client:
-        with pytest.raises(WorkerFailed, match="nothing is loaded"):
-            client.ask(60, do="run", count=1, ready_s=0)
-        with pytest.raises(WorkerFailed, match="KeyError"):
-            client.ask(60, do="dance")
-
-
 def test_a_missing_environment_is_a_row(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGE_LAB_PEERS", str(tmp_path))
     made = programs(model, choose(["openvino", "litert", "mnn"]), (), out=tmp_path, log=lambda _: None)
@@ -335,33 +183,6 @@ def test_converted_programs_are_kept_by_content(
     assert [order["do"] for order in orders[count:]] == ["mnn"], "what failed is tried again, what is there is not"
     images = images.take(8)
     assert made()["openvino-int8"].path != int8, "other calibration, other program"
-
-
-def test_ctrl_c_ends_every_worker(tmp_path: Path) -> None:
-    extra = tmp_path / "fakes.py"
-    extra.write_text(FAKES, encoding="utf-8")
-    code = f"""
-from pathlib import Path
-import sys
-from edge_lab.peers.engines import Peer
-from edge_lab.peers.prepare import Program
-from edge_lab.peers.rounds import measure
-import numpy as np
-np.save({str(tmp_path / "one.npy")!r}, np.ones((1, 3), np.float32))
-peer = lambda name: Program(Peer(name, name, name, "fp32", ""), Path("x"), Path(sys.executable))
-measure([peer("good"), peer("hang")], 1, 1, folder=Path({str(tmp_path)!r}), outputs=False, extra=[Path({str(extra)!r})])
-"""
-    started = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
-    mother = psutil.Process(started.pid)
-    end = time.monotonic() + 60
-    while len(workers := [p for p in mother.children(recursive=True) if p.is_running()]) < 2:
-        assert time.monotonic() < end, "the workers did not start"
-        assert started.poll() is None
-        time.sleep(0.05)
-    os.kill(started.pid, signal.SIGINT)
-    assert started.wait(30) != 0
-    _, alive = psutil.wait_procs(workers, timeout=10)
-    assert alive == []
 
 
 def test_workers_need_nothing_of_edge_lab() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import nets
 import pytest
 from board import Board, running_board
 from machine_tools import tool
-from runner_build import runner_build
+from runner_build import installed_runner
 
 import edge_lab
 from edge_lab import cli, remote
@@ -27,17 +26,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 @pytest.fixture(scope="module")
 def dist(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The runner of this machine, installed: it is the board's."""
-    place = tmp_path_factory.mktemp("runner") / "dist"
-    command = [
-        tool("cmake", package="cmake"),
-        "--install",
-        str(runner_build(artifacts)),
-        "--prefix",
-        str(place),
-        "--strip",
-    ]
-    subprocess.run(command, check=True, capture_output=True)
-    return place
+    return installed_runner(artifacts, tmp_path_factory.mktemp("runner") / "dist")
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import nets
 import numpy as np
 import pytest
 from machine_tools import tool
-from runner_build import CLIENT, client, run, runner_build
+from runner_build import CLIENT, client, run
 from torch import nn
 
 import edge_lab
@@ -27,16 +27,6 @@ from edge_lab.spec import postprocess, preprocess
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 PHOTO = Path(__file__).parents[1] / "edge_lab/assets/photos/astronaut.jpg"
-
-
-@pytest.fixture(scope="module")
-def build(artifacts: Path) -> Path:
-    return runner_build(artifacts)
-
-
-@pytest.fixture(scope="module")
-def runner(build: Path) -> Path:
-    return build / "edge-lab-runner"
 
 
 @pytest.fixture(scope="module", params=["linux-xnnpack-fp32", "linux-xnnpack-int8", "linux-portable-fp32"])

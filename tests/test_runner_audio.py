@@ -18,7 +18,7 @@ import nets
 import numpy as np
 import pytest
 import torch
-from runner_build import client, run, runner_build
+from runner_build import client, run
 from test_runner_safety import damaged
 from torch import nn
 
@@ -50,16 +50,6 @@ class Tones(nn.Module):
         powers = (y * y).mean(0, keepdim=True)
         energies = torch.cat([powers[:, :2].sum(1, keepdim=True), powers[:, 2:].sum(1, keepdim=True)], dim=1)
         return torch.cat([energies * 250, torch.full((1, 1), 4.0)], dim=1)
-
-
-@pytest.fixture(scope="module")
-def build(artifacts: Path) -> Path:
-    return runner_build(artifacts)
-
-
-@pytest.fixture(scope="module")
-def runner(build: Path) -> Path:
-    return build / "edge-lab-runner"
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from runner_build import run, runner_build
+from runner_build import run
 from test_runner_audio import RATE, expected, same, speech, spoken, tones
 
 from edge_lab.audio import resample
@@ -18,16 +18,6 @@ from edge_lab.bundle import Bundle
 from edge_lab.recognize import Word
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-
-@pytest.fixture(scope="module")
-def build(artifacts: Path) -> Path:
-    return runner_build(artifacts)
-
-
-@pytest.fixture(scope="module")
-def runner(build: Path) -> Path:
-    return build / "edge-lab-runner"
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from typing import Any
 import nets
 import numpy as np
 import pytest
-from runner_build import SOURCE, run, runner_build
+from runner_build import SOURCE, run
 
 import edge_lab
 from edge_lab.bundle import Bundle
@@ -20,11 +20,6 @@ from edge_lab.files import sha256
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 PHOTO = Path(__file__).parents[1] / "edge_lab/assets/photos/astronaut.jpg"
-
-
-@pytest.fixture(scope="module")
-def runner(artifacts: Path) -> Path:
-    return runner_build(artifacts) / "edge-lab-runner"
 
 
 @pytest.fixture(scope="module")
