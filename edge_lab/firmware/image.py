@@ -192,7 +192,7 @@ def build(
         _point(folder / _LINK, bundle.path.resolve())
         done = _make([f"{key}={value}" for key, value in settings.items()])
         if done.returncode != 0:
-            raise _failed(bundle, place, done.stdout + done.stderr)
+            raise _failed(bundle, place, done.stdout + done.stderr, main)
         path = folder / f"firmware-{main}.elf"
         flash, ram = sizes(path)
     return Image(path, place, flash, ram)
@@ -212,7 +212,7 @@ def _make(settings: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=600, env=plain)
 
 
-def _failed(bundle: Bundle, place: Machine, said: str) -> EdgeLabError:
+def _failed(bundle: Bundle, place: Machine, said: str, main: str) -> EdgeLabError:
     over = {kind: int(count) for kind, count in _OVERFLOW.findall(said)}
     if over:
         have = {"FLASH": place.flash, "RAM": place.ram}
@@ -221,6 +221,12 @@ def _failed(bundle: Bundle, place: Machine, said: str) -> EdgeLabError:
             f"{place.chip} has {have[kind] // KB} KB"
             for kind, count in sorted(over.items())
         )
+        if main == "test":  # the firmware itself was linked before, and fits
+            return InputError(
+                f"the test inputs of {bundle.name} do not fit: {needs}.",
+                "all of them are in one image; the firmware without them fits.",
+                "run fewer at once: --limit, or several calls.",
+            )
         return InputError(
             f"{bundle.name} does not fit: {needs}.",
             "the linker found no room for its weights, its arena and the stack.",
