@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,17 +17,6 @@ from edge_lab.recognize import Recognizer, Word, microphone
 from edge_lab.runtime import load
 
 PIPE = "-"
-
-
-@dataclass(frozen=True)
-class Heard:
-    """What listening came to: words, seconds of sound, windows, calls of the network, CPU seconds."""
-
-    words: tuple[Word, ...]
-    seconds: float
-    windows: int
-    calls: int
-    cpu_s: float
 
 
 def listen(bundle: Path | str, source: Path | str | None) -> Iterator[Word]:
@@ -60,21 +47,6 @@ def open_recognizer(bundle: Path | str) -> tuple[Recognizer, Audio]:
             "use a bundle of a model such as speechnet.",
         )
     return Recognizer(load(opened), opened.spec.labels, audio), audio
-
-
-def hear_all(bundle: Path | str, source: Path | str) -> Heard:
-    """All words of a recording, and what it cost."""
-    recognizer, audio = open_recognizer(bundle)
-    words: list[Word] = []
-    samples = 0
-    begin = time.process_time()
-    with ExitStack() as stack:
-        for block in _blocks(source, audio, stack):
-            samples += len(block)
-            words += recognizer.push(block)
-    effort = recognizer.effort
-    cpu = time.process_time() - begin
-    return Heard(tuple(words), samples / audio.sample_rate, effort.windows, effort.calls, cpu)
 
 
 def _blocks(source: Path | str | None, audio: Audio, stack: ExitStack) -> Iterable[np.ndarray]:

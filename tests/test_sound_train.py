@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import edge_lab
-from edge_lab import data, zoo
-from edge_lab.audio import Audio
+from edge_lab import cli, data, zoo
+from edge_lab.audio import Audio, Sound, write_wav
 from edge_lab.bundle import Bundle
 from edge_lab.errors import DataError, InputError
 from edge_lab.recognize import Recognizer, words
@@ -153,6 +153,35 @@ def test_words_in_a_stream(heard: Bundle) -> None:
     assert sum(a == b for a, b in zip(found, sounds.labels, strict=False)) >= 8
     assert len(found) <= 12
     assert recognizer.effort.calls < recognizer.effort.windows
+
+
+def test_the_command_says_the_words(heard: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sounds = data.load_sounds("spoken-digits").by(["jackson"]).take(3)
+    parts = [np.zeros(8000, np.float32)]
+    for sound in sounds:  # at their own 8 kHz: the command resamples
+        parts += [0.25 * sound.samples / np.abs(sound.samples).max(), np.zeros(10000, np.float32)]
+    write_wav(tmp_path / "three.wav", Sound(np.concatenate(parts), 8000))
+    assert cli.main(["listen", str(heard.path), str(tmp_path / "three.wav")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[2] for line in lines] == [sounds.labels[t] for t in sounds.targets]
+    (tmp_path / "cut.wav").write_bytes((tmp_path / "three.wav").read_bytes()[:-100])
+    assert cli.main(["listen", str(heard.path), str(tmp_path / "cut.wav")]) == 2
+    assert "cut off" in capsys.readouterr().err
+
+
+def test_what_does_not_hear_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    x = [np.zeros((1, 1, 28, 28), np.float32)]
+    bundle = edge_lab.to(zoo.create("digitnet"), "linux-onnx-fp32", golden=x, out=tmp_path)
+    assert cli.main(["listen", str(bundle.path), "-"]) == 2
+    assert "does not hear" in capsys.readouterr().err
+
+
+def test_run_scores_a_model_that_hears_on_recordings(tmp_path: Path) -> None:
+    found = edge_lab.run("speechnet", targets=["linux-onnx-fp32"], out=tmp_path, jobs=0, progress=False)
+    eager, onnx = found.rows
+    assert eager.top1 is not None
+    assert eager.top1 >= 95
+    assert onnx.agreement == 100
 
 
 def test_noise_is_no_word(heard: Bundle) -> None:

@@ -102,7 +102,7 @@ def _quality(row: TargetResult, measured: Measured) -> TargetResult:
         notes=(*row.notes, close.note) if close.note else row.notes,
     )
     labelled = sum(bool(t) for t in measured.targets)
-    if task == "classify" and labelled >= ENOUGH_LABELS:
+    if task in ("classify", "keyword") and labelled >= ENOUGH_LABELS:
         accuracy = score(outputs, measured.targets)
         row = replace(row, top1=accuracy.top1, top5=accuracy.top5)
     timing = measured.timings.get(row.target)
