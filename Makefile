@@ -13,13 +13,14 @@ SUDO    ?= $(shell test "$$(id -u)" = 0 || echo sudo)
 NATIVE  := chromium fonts-dejavu-core g++ clang libclang-rt-dev libjpeg62-turbo-dev libpng-dev nlohmann-json3-dev
 ARM     := g++-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static openssh-server openssh-client shellcheck \
            gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm
+SPEECH  := flite festival festvox-kdlpc16k festvox-us-slt-hts
 BIN     := .venv/bin
 STAMP   := .venv/.installed
 
 # The accelerator half of the lock: not wanted when TORCH_INDEX brings another build of PyTorch.
 TORCH_LINES := ^(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z0-9-]+)==
 
-.PHONY: help install torch-pins run lab labs test native-tools arm-tools runner runner-aarch64 report coverage lint format lock clean distclean
+.PHONY: help install torch-pins run lab labs test native-tools arm-tools speech-tools runner runner-aarch64 report coverage lint format lock clean distclean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -79,6 +80,11 @@ arm-tools: $(STAMP) ## Debian: what the Raspberry Pi and microcontroller parts n
 	$(SUDO) apt-get update -q
 	$(SUDO) apt-get install -q -y --no-install-recommends $(ARM)
 	$(BIN)/python rpi/fetch_aarch64.py
+
+speech-tools: ## Debian or Ubuntu: programs that speak, for `load_sounds("talkers")` (asks for root)
+	@command -v apt-get > /dev/null || { echo "speech-tools knows apt only; the list of packages is in the Makefile"; exit 1; }
+	$(SUDO) apt-get update -q
+	$(SUDO) apt-get install -q -y --no-install-recommends $(SPEECH)
 
 runner-aarch64: $(STAMP) ## the runner for a 64-bit Raspberry Pi (needs arm-tools), in rpi/runner/build-aarch64/dist
 	$(BIN)/python rpi/fetch_aarch64.py

@@ -20,7 +20,9 @@ def tool(*names: str, package: str) -> str:
     path = f"{beside_python}{os.pathsep}{os.environ.get('PATH', '')}"
     found = next((place for name in names if (place := shutil.which(name, path=path))), None)
     if found is None:
-        missing(f"{names[0]} is not installed (Debian: {package}; all of them: make native-tools arm-tools)")
+        missing(
+            f"{names[0]} is not installed (Debian: {package}; all of them: make native-tools arm-tools speech-tools)"
+        )
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from edge_lab.errors import DataError, InputError
 from edge_lab.recognize import Recognizer, words
 from edge_lab.spec import preprocess
 from edge_lab.train import sound_bank
-from edge_lab.train.sound_bank import Bank, make_bank
+from edge_lab.train.sound_bank import Bank, Disturb, Ears, make_bank
 from edge_lab.train.sound_fit import SoundFitConfig, fit_sounds, score_sounds
 from edge_lab.zoo.speechnet import RECIPE
 
@@ -30,6 +31,41 @@ def bank(tmp_path_factory: pytest.TempPathFactory) -> Bank:
 
 def _bank(folder: Path) -> Bank:
     return make_bank([(data.load_sounds("spoken-digits"), 4)], Audio(), RECIPE, folder, background=20, progress=False)
+
+
+def _hears(waveforms: np.ndarray) -> np.ndarray:
+    """A stand-in for a large network: how loud each of eight parts of the second is, and a constant."""
+    level = np.abs(waveforms).reshape(len(waveforms), 8, -1).mean(2)
+    return np.concatenate([level, np.ones((len(waveforms), 1))], 1).astype(np.float32)
+
+
+EARS = Ears("levels", 9, _hears)
+
+
+@pytest.fixture(scope="module")
+def heard_bank(tmp_path_factory: pytest.TempPathFactory) -> Bank:
+    return _heard_bank(tmp_path_factory.mktemp("heard"))
+
+
+def _heard_bank(folder: Path) -> Bank:
+    sets = [(data.load_sounds("spoken-digits"), 4)]
+    return make_bank(sets, Audio(), RECIPE, folder, background=20, ears=EARS, progress=False)
+
+
+def test_a_tight_copy_loses_its_quiet_ends() -> None:
+    """A hiss of 0.2 s, then a loud half second: cut tightly, the copy holds the loud half alone."""
+    rng = np.random.default_rng(0)
+    word = np.concatenate([rng.normal(0, 0.003, 3200), rng.normal(0, 0.3, 8000), np.zeros(1600)]).astype(np.float32)
+    one = data.load_sounds("spoken-digits").subset([0])
+    sounds = replace(one, read=lambda _: Sound(word, 16000))
+    lasts = []
+    for tight in (0.0, 1.0):
+        how = Disturb(speed=(1.0, 1.0), clean=1.0, dry=1.0, cut=1.0, narrow=0.0, tight=tight, tight_db=(-20.0, -20.0))
+        maker = sound_bank._Maker([(sounds, 1)], Audio(), RECIPE, how)
+        (_, plain) = maker._words(torch.zeros(20, dtype=torch.int64), torch.Generator().manual_seed(0))
+        lasts.append((plain != 0).sum(1).float().median().item())
+    assert lasts[0] == pytest.approx(11200, abs=400)
+    assert lasts[1] == pytest.approx(8000, abs=400)
 
 
 def _body() -> torch.nn.Module:
@@ -50,29 +86,46 @@ def test_a_bank_holds_every_copy_and_the_background(bank: Bank) -> None:
 
 
 def test_a_bank_that_was_interrupted_becomes_the_same(
-    bank: Bank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    heard_bank: Bank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = sound_bank._Maker.features
+    own = sound_bank._Maker.windows
 
-    def stops(self: sound_bank._Maker, chosen: np.ndarray, chunk: int) -> np.ndarray:
+    def stops(self: sound_bank._Maker, chosen: np.ndarray, chunk: int) -> tuple[np.ndarray, np.ndarray]:
         if chunk == 1:
             raise KeyboardInterrupt
         return own(self, chosen, chunk)
 
-    monkeypatch.setattr(sound_bank._Maker, "features", stops)
+    monkeypatch.setattr(sound_bank._Maker, "windows", stops)
     with pytest.raises(KeyboardInterrupt):
-        _bank(tmp_path)
+        _heard_bank(tmp_path)
     assert not list(tmp_path.glob("bank-????????????.npy"))
-    monkeypatch.setattr(sound_bank._Maker, "features", own)
-    np.testing.assert_array_equal(_bank(tmp_path).features, bank.features)
+    monkeypatch.setattr(sound_bank._Maker, "windows", own)
+    again = _heard_bank(tmp_path)
+    np.testing.assert_array_equal(again.features, heard_bank.features)
+    np.testing.assert_array_equal(again.embeddings, heard_bank.embeddings)  # type: ignore[arg-type]
 
 
-def test_training_goes_on_where_it_was_stopped(bank: Bank, tmp_path: Path) -> None:
+def test_the_ears_hear_the_word_and_not_what_is_done_to_it(bank: Bank, heard_bank: Bank) -> None:
+    np.testing.assert_array_equal(heard_bank.features, bank.features)  # listening changes nothing
+    assert bank.embeddings is None
+    assert heard_bank.embeddings is not None
+    spoken = heard_bank.speakers != "background"
+    assert not heard_bank.embeddings[~spoken].any()
+    assert (heard_bank.embeddings[spoken, 8] == 1).all()
+    assert heard_bank.key != bank.key
+    # The end of a second in which a word came early is silence, whatever noise the network is given there.
+    early = spoken & (heard_bank.embeddings[:, 6:8] == 0).all(1)
+    assert early.any()
+    assert heard_bank.features[early, -8:].astype(np.float32).std() > 0.5
+
+
+@pytest.mark.parametrize("taught", [False, True])
+def test_training_goes_on_where_it_was_stopped(taught: bool, bank: Bank, heard_bank: Bank, tmp_path: Path) -> None:
+    bank = heard_bank if taught else bank
     whole = fit_sounds(_body(), bank, ["spoken-digits/*"], CONFIG, progress=False)
     file = tmp_path / "run.pt"
     from edge_lab.train import sound_fit
 
-    run = sound_fit._Run(_body(), CONFIG, ["spoken-digits/*"], [160, 0, 20])
     own, calls = sound_fit._epoch, []
 
     def once(*arguments: object) -> float:
@@ -85,7 +138,6 @@ def test_training_goes_on_where_it_was_stopped(bank: Bank, tmp_path: Path) -> No
         patch.setattr(sound_fit, "_epoch", once)
         with pytest.raises(KeyboardInterrupt):
             fit_sounds(_body(), bank, ["spoken-digits/*"], CONFIG, checkpoint=file, progress=False)
-    assert run.epoch == 0
     resumed = fit_sounds(_body(), bank, ["spoken-digits/*"], CONFIG, checkpoint=file, progress=False)
     for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True):
         assert torch.equal(a, b)
@@ -93,9 +145,14 @@ def test_training_goes_on_where_it_was_stopped(bank: Bank, tmp_path: Path) -> No
         fit_sounds(_body(), bank, ["spoken-digits/george"], CONFIG, checkpoint=file, progress=False)
 
 
-def test_who_is_left_out_is_never_looked_at(bank: Bank) -> None:
-    poisoned = Bank(bank.features.copy(), bank.targets, bank.speakers, bank.names)
-    poisoned.features[bank.speakers == "spoken-digits/george"] = np.nan
+@pytest.mark.parametrize("taught", [False, True])
+def test_who_is_left_out_is_never_looked_at(taught: bool, heard_bank: Bank) -> None:
+    bank = heard_bank
+    assert bank.embeddings is not None
+    embeddings = bank.embeddings.copy() if taught else None
+    poisoned = Bank(bank.features.copy(), bank.targets, bank.speakers, bank.names, embeddings=embeddings)
+    for kept in (poisoned.features, *([embeddings] if embeddings is not None else [])):
+        kept[bank.speakers == "spoken-digits/george"] = np.nan
     some = [f"spoken-digits/{who}" for who in ("jackson", "nicolas", "yweweler")]
     body = fit_sounds(_body(), poisoned, some, CONFIG, progress=False)
     assert all(torch.isfinite(p).all() for p in body.parameters())
@@ -114,6 +171,25 @@ def test_a_network_learns_something(bank: Bank) -> None:
     assert score.n == 40
     assert set(score.by_speaker) == set(sounds.speakers)
     assert score.top1 > 30  # guessing: 9 %
+
+
+def test_what_was_heard_is_learnt(bank: Bank, heard_bank: Bank) -> None:
+    """Labels say nothing here (all windows have one); only the embeddings tell early words from late ones."""
+    assert heard_bank.embeddings is not None
+    early = heard_bank.embeddings[:, :4].sum(1) > heard_bank.embeddings[:, 4:8].sum(1)
+    one = np.where(heard_bank.speakers == "background", 10, 0)
+    config = SoundFitConfig(epochs=12, windows=160, batch_size=32, lr=6e-3, warp=(0.0, 0.0), mask=0, hint=30.0)
+    apart = []
+    for embeddings in (None, heard_bank.embeddings):
+        taught = Bank(heard_bank.features, one, heard_bank.speakers, heard_bank.names, embeddings=embeddings)
+        body = fit_sounds(_body(), taught, ["spoken-digits/*"], config, progress=False)
+        with torch.inference_mode():
+            pooled = body.pooled(torch.from_numpy(heard_bank.features.astype(np.float32))[:, None]).numpy()  # type: ignore[operator]
+        spoken = heard_bank.speakers != "background"
+        x = np.c_[pooled[spoken], np.ones(spoken.sum())]
+        guess = x @ np.linalg.lstsq(x[::2], early[spoken][::2].astype(float), rcond=1e-3)[0]
+        apart.append(float(((guess > 0.5) == early[spoken])[1::2].mean()))
+    assert apart[1] > apart[0]
 
 
 @pytest.fixture(scope="module")
@@ -225,32 +301,3 @@ def test_other_sizes_and_weights_are_refused() -> None:
         zoo.create("speechnet", weights="imagenet")
     with pytest.raises(InputError, match="28x28"):
         zoo.create("digitnet", input_shape=(1, 1, 32, 32))
-
-
-def test_synthetic_voices_speak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("espeakng_loader")
-    from edge_lab.data import voices
-
-    monkeypatch.setenv("EDGE_LAB_CACHE", str(tmp_path))
-    monkeypatch.setattr(
-        voices,
-        "_jobs",
-        lambda names, config: [
-            {"voice": "en-us+f2", "text": word, "rate": 150, "pitch": 50, "range": 50} for word in ("seven", "house")
-        ],
-    )
-    found = voices.voices()
-    assert found.targets == (7, -1)
-    assert found.speakers == ("f2", "f2")
-    assert 0.2 < found[0].seconds < 1.1
-    assert float(np.abs(found[0].samples).max()) > 0.05
-    assert [s.samples.tobytes() for s in voices.voices()] == [s.samples.tobytes() for s in found]  # from the cache
-
-
-def test_voices_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    from edge_lab.data import voices
-    from edge_lab.errors import MissingTool
-
-    monkeypatch.setattr(voices, "find_spec", lambda name: None)
-    with pytest.raises(MissingTool, match="pip install espeakng-loader"):
-        data.load_sounds("voices")

@@ -12,6 +12,7 @@ from edge_lab.data.images import hash_of
 from edge_lab.data.photos import ASSETS
 from edge_lab.data.real import given
 from edge_lab.data.sounds import SoundSet, WavFiles, ZippedWavs
+from edge_lab.data.talkers import talkers
 from edge_lab.data.voices import DIGITS, voices
 from edge_lab.errors import DataError, InputError
 from edge_lab.files import sha256
@@ -32,6 +33,7 @@ def load_sounds(name: str, split: str = "all") -> SoundSet:
     "spoken-digits": 40 recordings (ten digits, four speakers) that come with the package, out of the test takes of
     "fsdd", the Free Spoken Digit Dataset at 8 kHz: from $EDGE_LAB_DATA (fsdd.zip), else from the cache folder, else
     downloaded. "voices": digits and other words in synthetic voices; needs the optional package espeakng-loader.
+    "talkers": the same in voices made from recordings of people; needs the programs flite and festival.
 
     Args:
         name: one of `sound_sets()`.
@@ -39,7 +41,7 @@ def load_sounds(name: str, split: str = "all") -> SoundSet:
 
     Raises:
         InputError: unknown name or split. DataError: not here, not to be had, or damaged.
-        MissingTool: synthetic voices without espeakng-loader.
+        MissingTool: synthetic voices without the package or the programs that speak.
     """
     if name not in _SETS:
         raise InputError(
@@ -151,4 +153,5 @@ _SETS: dict[str, tuple[str, Callable[[str], SoundSet]]] = {
     "spoken-digits": ("40 recordings of four people saying the digits, 8 kHz", _shipped),
     "fsdd": ("Free Spoken Digit Dataset: 3,000 recordings of six people, 8 kHz", _fsdd),
     "voices": ("digits and other words in some seventy synthetic voices, 22 kHz", lambda _: voices()),
+    "talkers": ("digits and other words in six voices made from recordings of people, 16 kHz", lambda _: talkers()),
 }

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edge_lab.data.accents import ACCENTED
 from edge_lab.data.download import cache_folder
 from edge_lab.data.images import hash_of
 from edge_lab.data.sounds import Clips, SoundSet
@@ -21,27 +22,31 @@ from edge_lab.files import locked, writing_file
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 # What is not a digit: words that a recognizer must let pass.
-_OTHERS = (
+OTHERS = (
     "yes no stop go up down left right on off hello light music house water red green open close begin again never "
     "people family window answer monday friday summer winter doctor morning the a and of to is it that because"
 )
 _ACCENTS = ("en-us", "en-gb", "en-gb-scotland", "en-gb-x-rp", "en-029", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-us-nyc")
 _NO_VOICES = ("whisper", "robo", "croak", "demonic", "alien", "unirobot", "antonio", "storm", "klatt5", "mr serious")
+_SOURCE = "espeak-ng, by the optional package espeakng-loader"
 _SHORTEST, _LONGEST = 0.12, 1.1  # seconds of a digit; what is shorter or longer went wrong
 _LIMITS = {"rate": (110, 230), "pitch": (15, 85), "range": (10, 90)}  # words a minute; espeak-ng's scales of 0 to 100
 
 
 @dataclass(frozen=True)
 class VoiceConfig:
-    """How much is spoken: each digit `digits` times by every voice, and `others` other words or pairs of words."""
+    """How much is spoken: each digit `digits` times by every voice, `others` other words or pairs of words, and each
+    digit `accented` times in every foreign accent, in voices drawn at random."""
 
     digits: int = 8
     others: int = 16
+    accented: int = 14
     seed: int = 0
 
 
 def voices(config: VoiceConfig | None = None) -> SoundSet:
-    """The digits in every usable voice of espeak-ng, in eight English accents, at random speeds and pitches.
+    """The digits in every usable voice of espeak-ng, at random speeds and pitches, in eight English accents and as
+    people say them whose first language is one of twelve others.
 
     Spoken once (a minute or two) and kept in the cache folder. Recordings of other words have the target -1; pauses at
     both ends are cut off. The speaker of a recording is its voice. All of them come out of one formant synthesiser:
@@ -62,7 +67,10 @@ def voices(config: VoiceConfig | None = None) -> SoundSet:
                 _speak(jobs, path)
     with np.load(path, allow_pickle=False) as stored:
         samples, lengths, rate = stored["samples"], stored["lengths"], int(stored["rate"])
-    return _as_set(jobs, _cut(samples, lengths, rate), rate, key)
+    parts = cut_pauses(np.split(samples, np.cumsum(lengths)[:-1]), rate)
+    said, who = ([str(job[k]) for job in jobs] for k in ("word", "voice"))
+    about = ("synthesised by espeak-ng (GPL-3.0), run as a separate program", _SOURCE, key)
+    return as_set("voices", said, [name.split("+")[1] for name in who], parts, rate, about)
 
 
 def _data_folder() -> Path:
@@ -81,15 +89,23 @@ def _jobs(names: list[str], config: VoiceConfig) -> list[dict[str, str | int]]:
     jobs: list[dict[str, str | int]] = []
     for name in names:
         stream = Stream(f"voices/{config.seed}/{name}")
-        others = _OTHERS.split()
+        others = OTHERS.split()
         texts = [word for word in DIGITS for _ in range(config.digits)]
         for _ in range(config.others):
             pair = [others[stream.between(0, len(others) - 1)] for _ in range(stream.between(1, 2))]
             texts.append(" ".join(pair))
-        for text in texts:
-            voice = f"{_ACCENTS[stream.between(0, len(_ACCENTS) - 1)]}+{name}"
-            jobs.append({"voice": voice, "text": text} | {k: stream.between(*limits) for k, limits in _LIMITS.items()})
+        jobs += [_job(_ACCENTS[stream.between(0, len(_ACCENTS) - 1)], name, text, text, stream) for text in texts]
+    for accent, spelt in ACCENTED.items():
+        stream = Stream(f"voices/{config.seed}/accent/{accent}")
+        for word, text in zip(DIGITS, spelt.split(), strict=True):
+            chosen = [names[stream.between(0, len(names) - 1)] for _ in range(config.accented)]
+            jobs += [_job(accent, name, word, text, stream) for name in chosen]
     return jobs
+
+
+def _job(accent: str, name: str, word: str, text: str, stream: Stream) -> dict[str, str | int]:
+    how: dict[str, str | int] = {k: stream.between(*limits) for k, limits in _LIMITS.items()}
+    return {"voice": f"{accent}+{name}", "word": word, "text": text} | how
 
 
 def _speak(jobs: list[dict[str, str | int]], path: Path) -> None:
@@ -115,10 +131,10 @@ def _speak(jobs: list[dict[str, str | int]], path: Path) -> None:
             out.unlink(missing_ok=True)
 
 
-def _cut(samples: np.ndarray, lengths: np.ndarray, rate: int) -> list[np.ndarray]:
-    """Each utterance without the pauses at its ends (below 2 % of its peak, 20 ms kept)."""
+def cut_pauses(parts: list[np.ndarray], rate: int) -> list[np.ndarray]:
+    """Each int16 utterance without the pauses at its ends (below 2 % of its peak, 20 ms kept)."""
     found = []
-    for part in np.split(samples, np.cumsum(lengths)[:-1]):
+    for part in parts:
         level = np.abs(part.astype(np.int32))
         loud = np.flatnonzero(level > 0.02 * level.max()) if len(part) and level.max() else np.zeros(0, np.int64)
         margin = rate // 50
@@ -126,19 +142,32 @@ def _cut(samples: np.ndarray, lengths: np.ndarray, rate: int) -> list[np.ndarray
     return found
 
 
-def _as_set(jobs: list[dict[str, str | int]], parts: list[np.ndarray], rate: int, key: str) -> SoundSet:
-    targets = [DIGITS.index(t) if (t := str(job["text"])) in DIGITS else -1 for job in jobs]
+def as_set(
+    name: str, said: list[str], speakers: list[str], parts: list[np.ndarray], rate: int, about: tuple[str, str, str]
+) -> SoundSet:
+    """A set of int16 utterances; what is too short, and a digit that is too long, is left out.
+
+    Args:
+        name: of the set.
+        said: what each utterance says; what is no digit gets the target -1.
+        speakers: who says it.
+        parts: the samples.
+        rate: in Hz.
+        about: licence, source, and a key that changes with the recordings.
+    """
+    targets = [DIGITS.index(text) if text in DIGITS else -1 for text in said]
     shortest, longest = _SHORTEST * rate, _LONGEST * rate
     kept = [i for i, p in enumerate(parts) if len(p) > shortest and (targets[i] < 0 or len(p) < longest)]
     starts = np.concatenate([[0], np.cumsum([len(parts[i]) for i in kept])])
+    licence, source, key = about
     return SoundSet(
-        name="voices",
+        name=name,
         labels=DIGITS,
         targets=tuple(targets[i] for i in kept),
-        speakers=tuple(str(jobs[i]["voice"]).split("+")[1] for i in kept),
-        names=tuple(f"{i:05d}-{str(jobs[i]['text']).replace(' ', '-')}" for i in kept),
-        licence="synthesised by espeak-ng (GPL-3.0), run as a separate program",
-        source="espeak-ng, by the optional package espeakng-loader",
-        fingerprint=hash_of("voices", key, str(len(kept))),
+        speakers=tuple(speakers[i] for i in kept),
+        names=tuple(f"{i:05d}-{said[i].replace(' ', '-')}" for i in kept),
+        licence=licence,
+        source=source,
+        fingerprint=hash_of(name, key, str(len(kept))),
         read=Clips(np.concatenate([parts[i] for i in kept]), starts, rate),
     )

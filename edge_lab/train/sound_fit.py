@@ -1,4 +1,9 @@
-"""Train a keyword network on a bank of disturbed recordings, and score it on recordings as they are."""
+"""Train a keyword network on a bank of disturbed recordings, and score it on recordings as they are.
+
+If the bank has embeddings of a large network, the small one also learns what a classifier of them answers (Hinton et
+al. 2015) and to foretell the embedding itself (Romero et al., "FitNets", 2015): three people teach ten digits, but not
+what all people have in common.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +20,7 @@ from edge_lab.audio import Audio, LogMel, fit, log_mel
 from edge_lab.errors import DataError, InputError
 from edge_lab.files import locked, writing_file
 from edge_lab.train.sound_bank import Bank
+from edge_lab.train.sound_teacher import Teacher, fit_teacher
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -30,26 +36,32 @@ class SoundFitConfig:
     Attributes:
         epochs: an epoch is `windows` windows.
         windows: drawn from the bank for each epoch, by `shares`.
-        shares: of real recordings, synthetic voices and background; a kind that is not there leaves its share to the
-            others.
+        shares: of recorded people, voices made from people ("talkers/..."), synthetic voices ("voices/...") and
+            background; a kind that is not there leaves its share to the others.
         batch_size: windows a step.
         lr: highest learning rate.
         weight_decay: of AdamW.
         label_smoothing: share of the target spread over all classes.
         mask: widest band (mels) and pause (frames) that are blanked out, as in SpecAugment (Park et al. 2019).
         warp: largest stretch of the mel axis (a longer or shorter vocal tract, as in Jaitly & Hinton 2013) and of time.
+        distill: weight of the teacher's answers in the loss; it needs a bank with embeddings, as does `hint`.
+        temperature: of these answers.
+        hint: weight of the error in foretelling the embedding (mean square, after normalisation).
         seed: of drawing, masks, and the network's first weights.
     """
 
-    epochs: int = 5
+    epochs: int = 8
     windows: int = 40_000
-    shares: tuple[float, float, float] = (0.8, 0.12, 0.08)
+    shares: tuple[float, float, float, float] = (0.46, 0.24, 0.22, 0.08)
     batch_size: int = 256
     lr: float = 3e-3
     weight_decay: float = 0.02
     label_smoothing: float = 0.05
     mask: int = 5
     warp: tuple[float, float] = (0.1, 0.2)
+    distill: float = 1.0
+    temperature: float = 2.0
+    hint: float = 1.0
     seed: int = 0
 
 
@@ -75,7 +87,8 @@ def fit_sounds(
     """Train a copy of `body` (features (N, 1, frames, mels) to logits) on some speakers of a bank.
 
     Args:
-        body: the network; it stays as it is.
+        body: the network; it stays as it is. To learn from embeddings it needs `pooled` (features to a vector) and
+            `answers` (that vector to logits), as SpeechBody has them.
         bank: of `make_bank`.
         speakers: names in `bank.speakers`, or "SET/*" for all of a set; windows of nobody else are looked at.
             "background" (noise alone) always counts.
@@ -89,7 +102,9 @@ def fit_sounds(
     """
     config = config or SoundFitConfig()
     pools = [p[~np.isin(bank.names[p], list(leave_out))] for p in _pools(bank, speakers)]
-    run = _Run(body, config, sorted(speakers), [len(p) for p in pools])
+    taught = bank.embeddings is not None and (config.distill > 0 or config.hint > 0)
+    lesson = _Lesson(body, bank, pools, config) if taught else None
+    run = _Run(body, config, sorted(speakers), [len(p) for p in pools], lesson)
     if checkpoint is None:
         _train(run, bank, pools, None, progress)
     else:
@@ -98,6 +113,20 @@ def fit_sounds(
                 run.resume(checkpoint)
             _train(run, bank, pools, checkpoint, progress)
     return run.module.eval()
+
+
+def teacher_of(bank: Bank, speakers: Collection[str], config: SoundFitConfig | None = None) -> Teacher:
+    """The classifier of embeddings that `fit_sounds` lets a network learn from.
+
+    Args:
+        bank: with embeddings.
+        speakers: as of `fit_sounds`.
+        config: default SoundFitConfig().
+    """
+    config = config or SoundFitConfig()
+    if bank.embeddings is None:
+        raise InputError("this bank has no embeddings.", "it was made without ears.", "pass ears= to make_bank.")
+    return fit_teacher(bank.embeddings, bank.targets, _pools(bank, speakers)[:3], config.shares[:3], config.seed)
 
 
 def score_sounds(body: nn.Module, sounds: SoundSet, audio: Audio, recipe: LogMel) -> SoundScore:
@@ -127,20 +156,60 @@ def _pools(bank: Bank, speakers: Collection[str]) -> list[np.ndarray]:
             f"its speakers are {', '.join(known[:8])} ...",
             'name them as "SET/SPEAKER" or "SET/*".',
         )
-    chosen, synthetic = np.isin(bank.speakers, wanted), np.char.startswith(bank.speakers.astype(str), "voices/")
-    return [np.flatnonzero(part) for part in (chosen & ~synthetic, chosen & synthetic, bank.speakers == "background")]
+    chosen = np.isin(bank.speakers, wanted)
+    made = [np.char.startswith(bank.speakers.astype(str), f"{kind}/") for kind in ("talkers", "voices")]
+    kinds = (chosen & ~made[0] & ~made[1], chosen & made[0], chosen & made[1], bank.speakers == "background")
+    return [np.flatnonzero(part) for part in kinds]
+
+
+class _Lesson:
+    """What there is to learn from the embeddings of a bank."""
+
+    def __init__(self, body: Any, bank: Bank, pools: Sequence[np.ndarray], config: SoundFitConfig) -> None:
+        import torch
+        from torch import nn
+
+        assert bank.embeddings is not None
+        self.embeddings, self.config = bank.embeddings, config
+        self.teacher: Teacher = fit_teacher(bank.embeddings, bank.targets, pools[:3], config.shares[:3], config.seed)
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(config.seed)
+            seen = copy.deepcopy(body).eval().pooled(torch.zeros(1, 1, *bank.features.shape[1:]))
+            self.foretell: nn.Module = nn.Linear(seen.shape[1], bank.embeddings.shape[1])
+
+    def loss(self, pooled: Tensor, logits: Tensor, windows: np.ndarray, spoken: Tensor) -> Tensor:
+        """Of the windows in which somebody speaks: an embedding of noise says nothing."""
+        from torch.nn import functional
+
+        heard, hot = self.embeddings[windows], self.config.temperature
+        answers = self.teacher.answers(heard)
+        apart = functional.kl_div((logits / hot).log_softmax(1), (answers / hot).softmax(1), reduction="none").sum(1)
+        missed = (self.foretell(pooled) - self.teacher.hints(heard)).square().mean(1)
+        each = self.config.distill * hot**2 * apart + self.config.hint * missed
+        mean: Tensor = (each * spoken).sum() / spoken.sum().clamp(min=1)
+        return mean
 
 
 class _Run:
     """The state of one training: what a checkpoint holds."""
 
-    def __init__(self, body: nn.Module, config: SoundFitConfig, speakers: list[str], sizes: Sequence[int]) -> None:
+    def __init__(
+        self,
+        body: nn.Module,
+        config: SoundFitConfig,
+        speakers: list[str],
+        sizes: Sequence[int],
+        lesson: _Lesson | None = None,
+    ) -> None:
         import torch
 
         self.config = config
         self.identity: dict[str, Any] = asdict(config) | {"speakers": speakers, "windows there": list(sizes)}
         self.module = copy.deepcopy(body).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizer = torch.optim.AdamW(self.module.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+        self.lesson = lesson
+        parts = [self.module, *([lesson.foretell] if lesson else [])]
+        learnt = [p for part in parts for p in part.parameters()]
+        self.optimizer = torch.optim.AdamW(learnt, lr=config.lr, weight_decay=config.weight_decay)
         self.steps = config.epochs * (config.windows // config.batch_size)
         self.epoch = 0
 
@@ -150,10 +219,24 @@ class _Run:
         share = (1 - math.cos(math.pi * at / 0.2)) / 2 if at < 0.2 else (1 + math.cos(math.pi * (at - 0.2) / 0.8)) / 2
         return self.config.lr * (0.04 + 0.96 * share if at < 0.2 else share)
 
+    def loss(self, x: Tensor, target: Tensor, windows: np.ndarray, spoken: Tensor) -> Tensor:
+        """Cross-entropy, and with it what the teacher has to say."""
+        from torch.nn import functional
+
+        module: Any = self.module
+        pooled = None if self.lesson is None else module.pooled(x)
+        logits = module(x) if pooled is None else module.answers(pooled)
+        found = functional.cross_entropy(logits, target, label_smoothing=self.config.label_smoothing)
+        if self.lesson is not None and pooled is not None:
+            found = found + self.lesson.loss(pooled, logits, windows, spoken)
+        return found
+
     def save(self, path: Path) -> None:
         import torch
 
         state = {"module": self.module.state_dict(), "optimizer": self.optimizer.state_dict()}
+        if self.lesson is not None:
+            state["foretell"] = self.lesson.foretell.state_dict()
         with writing_file(path) as temporary:
             torch.save(state | {"identity": repr(self.identity), "epoch": self.epoch}, temporary)
 
@@ -169,6 +252,8 @@ class _Run:
         if identity != repr(self.identity):
             raise DataError(f"checkpoint {path} belongs to another run.", f"it was {identity[:200]}.", again)
         self.module.load_state_dict(saved["module"])
+        if self.lesson is not None:
+            self.lesson.foretell.load_state_dict(saved["foretell"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.epoch = saved["epoch"]
 
@@ -202,7 +287,6 @@ def _draw(pools: list[np.ndarray], config: SoundFitConfig, rng: np.random.Genera
 
 def _epoch(run: _Run, bank: Bank, order: np.ndarray, bar: tqdm[Any]) -> float:
     import torch
-    from torch.nn import functional
 
     run.module.train()
     config, total = run.config, 0.0
@@ -213,7 +297,7 @@ def _epoch(run: _Run, bank: Bank, order: np.ndarray, bar: tqdm[Any]) -> float:
         for group in run.optimizer.param_groups:
             group["lr"] = run.rate(run.epoch * count + step)
         target = torch.from_numpy(bank.targets[some])
-        loss = functional.cross_entropy(run.module(x[:, None]), target, label_smoothing=config.label_smoothing)
+        loss = run.loss(x[:, None], target, some, torch.from_numpy(bank.speakers[some] != "background"))
         run.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         run.optimizer.step()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -11,7 +10,15 @@ from torch.nn import functional
 
 from edge_lab.audio import LogMel, hann, mel_filters
 
-WIDTHS = (32, 64, 64, 96, 96)
+WIDTHS = (32, 64, 64, 96, 96, 128, 128)
+STRIDES: tuple[int | tuple[int, int], ...] = (
+    2,
+    1,
+    1,
+    (1, 2),
+    1,
+    1,
+)  # of the blocks, in time and frequency: a word's sounds follow fast on each other
 
 
 class FrontEnd(nn.Module):
@@ -46,7 +53,7 @@ class FrontEnd(nn.Module):
 class Separable(nn.Module):
     """Depthwise 3x3, pointwise, each with batch norm; the input is added where the sizes allow it."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int | tuple[int, int]) -> None:
         super().__init__()
         self.depthwise = nn.Conv2d(inputs, inputs, 3, stride, 1, groups=inputs, bias=False)
         self.norm1 = nn.BatchNorm2d(inputs)
@@ -64,20 +71,28 @@ class Separable(nn.Module):
 class SpeechBody(nn.Module):
     """Log-mel features (N, 1, frames, mels) to logits (N, classes)."""
 
-    def __init__(self, classes: int, widths: Sequence[int] = WIDTHS) -> None:
+    def __init__(self, classes: int) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(1, widths[0], 5, 2, 2, bias=False)
-        self.norm = nn.BatchNorm2d(widths[0])
-        pairs = list(pairwise(widths))
-        self.blocks = nn.Sequential(*[Separable(a, b, 2 if i == 0 else 1) for i, (a, b) in enumerate(pairs)])
+        self.stem = nn.Conv2d(1, WIDTHS[0], 5, 2, 2, bias=False)
+        self.norm = nn.BatchNorm2d(WIDTHS[0])
+        sizes = zip(pairwise(WIDTHS), STRIDES, strict=True)
+        self.blocks = nn.Sequential(*[Separable(a, b, stride) for (a, b), stride in sizes])
         self.dropout = nn.Dropout(0.2)
-        self.classifier = nn.Linear(widths[-1], classes)
+        self.classifier = nn.Linear(WIDTHS[-1], classes)
+
+    def pooled(self, features: Tensor) -> Tensor:
+        """Mean of the last feature map, (N, channels)."""
+        x = self.blocks(functional.relu(self.norm(self.stem(features))))
+        return functional.adaptive_avg_pool2d(x, 1).flatten(1)
+
+    def answers(self, pooled: Tensor) -> Tensor:
+        """Logits of what `pooled` gave."""
+        logits: Tensor = self.classifier(self.dropout(pooled))
+        return logits
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits."""
-        x = self.blocks(functional.relu(self.norm(self.stem(features))))
-        logits: Tensor = self.classifier(self.dropout(functional.adaptive_avg_pool2d(x, 1).flatten(1)))
-        return logits
+        return self.answers(self.pooled(features))
 
 
 class SpeechNet(nn.Module):

@@ -27,7 +27,7 @@ _LICENCE = "CC BY-SA 4.0 (trained on the Free Spoken Digit Dataset)"
 def speechnet(*, weights: str, labels: tuple[str, ...] | None, input_shape: Shape | None) -> Model:
     """Spoken digits from one second of sound at 16 kHz: log-mel front end and a separable CNN in one graph.
 
-    24 thousand parameters, 5 M multiply-adds without the front end, ten digits and a background. "default" loads the
+    59 thousand parameters, 6 M multiply-adds without the front end, ten digits and a background. "default" loads the
     weights that tools/make_speechnet.py trained; what they achieve is in docs/results/speech.md.
     """
     return _build("speechnet", weights, labels, input_shape, front=True)

@@ -1,0 +1,138 @@
+"""Words in voices that were built from recordings of people, by flite and festival: six of them, each with a mouth."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edge_lab.audio import read_wav, resample
+from edge_lab.data.download import cache_folder
+from edge_lab.data.sounds import SoundSet
+from edge_lab.data.splitmix import Stream
+from edge_lab.data.voices import DIGITS, OTHERS, as_set, cut_pauses
+from edge_lab.errors import DataError, MissingTool
+from edge_lab.files import locked, writing_file
+
+RATE = 16000
+# Voice: the pitch its speaker had, in Hz (0: the synthesiser does not let it be changed).
+_FLITE = {"kal16": 105, "awb": 130, "rms": 100, "slt": 170}
+_FESTIVAL = {"ked_diphone": 105, "cmu_us_slt_arctic_hts": 0}
+_STRETCH, _PITCH, _SWING = (75, 160), (80, 135), (5, 35)  # percent, percent, Hz
+_SOURCE = "flite (BSD) and festival (MIT), with the voices kal, awb, rms, slt and ked, run as separate programs"
+_INSTALL = "sudo apt install flite festival festvox-kdlpc16k festvox-us-slt-hts"
+
+
+@dataclass(frozen=True)
+class TalkerConfig:
+    """How much is spoken: each digit `digits` times by every voice, and `others` other words or pairs of words."""
+
+    digits: int = 24
+    others: int = 60
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class _Job:
+    voice: str
+    text: str
+    stretch: float  # of durations
+    pitch: float  # mean, in Hz
+    swing: float  # standard deviation of the pitch, in Hz
+
+
+def talkers(config: TalkerConfig | None = None) -> SoundSet:
+    """The digits by six voices made from recordings of five people, at random speeds and pitches; 16 kHz.
+
+    Spoken once (half a minute) and kept in the cache folder. Recordings of other words have the target -1; pauses at
+    both ends are cut off. The speaker of a recording is its voice.
+
+    Raises:
+        MissingTool: flite, festival, or a voice of theirs is not installed.
+        DataError: one of them ended with an error.
+    """
+    jobs = _jobs(config or TalkerConfig())
+    key = hashlib.sha256(json.dumps([asdict(job) for job in jobs]).encode()).hexdigest()[:16]
+    path = cache_folder() / "talkers" / f"{key}.npz"
+    if not path.exists():
+        with locked(path):
+            if not path.exists():
+                _speak(jobs, path)
+    with np.load(path, allow_pickle=False) as stored:
+        parts = np.split(stored["samples"], np.cumsum(stored["lengths"])[:-1])
+    about = ("synthesised by flite and festival; the voices' licences allow any use of their speech", _SOURCE, key)
+    said, who = [job.text for job in jobs], [job.voice for job in jobs]
+    return as_set("talkers", said, who, cut_pauses(parts, RATE), RATE, about)
+
+
+def _jobs(config: TalkerConfig) -> list[_Job]:
+    jobs, others = [], OTHERS.split()
+    for voice, hertz in (_FLITE | _FESTIVAL).items():
+        stream = Stream(f"talkers/{config.seed}/{voice}")
+        texts = [word for word in DIGITS for _ in range(config.digits)]
+        for _ in range(config.others):
+            texts.append(" ".join(others[stream.between(0, len(others) - 1)] for _ in range(stream.between(1, 2))))
+        for text in texts:
+            stretch, pitch = stream.between(*_STRETCH) / 100, hertz * stream.between(*_PITCH) / 100
+            jobs.append(_Job(voice, text, stretch, pitch, float(stream.between(*_SWING))))
+    return jobs
+
+
+def _speak(jobs: Sequence[_Job], path: Path) -> None:
+    missing = [program for program in ("flite", "festival") if shutil.which(program) is None]
+    if missing:
+        raise MissingTool(
+            f"these voices need {' and '.join(missing)}.", "they are programs of their own, not packages.", _INSTALL
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder) / f"{i}.wav" for i in range(len(jobs))]
+        both = list(zip(jobs, files, strict=True))
+        for job, file in both:
+            if job.voice in _FLITE:
+                _run(["flite", *_flite(job), "-o", str(file)], file)
+        script = Path(folder) / "say.scm"
+        script.write_text("\n".join(_festival(job, file) for job, file in both if job.voice in _FESTIVAL))
+        _run(["festival", "-b", str(script)], next(f for j, f in reversed(both) if j.voice in _FESTIVAL))
+        parts = [_read(file) for file in files]
+    lengths = np.array([len(part) for part in parts], np.int64)
+    with writing_file(path) as temporary, temporary.open("wb") as out:
+        np.savez(out, samples=np.concatenate(parts), lengths=lengths)
+
+
+def _flite(job: _Job) -> list[str]:
+    settings = {"duration_stretch": job.stretch, "int_f0_target_mean": job.pitch, "int_f0_target_stddev": job.swing}
+    return ["-voice", job.voice, *(a for k, v in settings.items() for a in ("--setf", f"{k}={v:.2f}")), "-t", job.text]
+
+
+def _festival(job: _Job, file: Path) -> str:
+    lines = [f"(voice_{job.voice})", f"(Parameter.set 'Duration_Stretch {job.stretch:.2f})"]
+    if job.pitch:
+        target = f"(target_f0_mean {job.pitch:.1f}) (target_f0_std {job.swing:.1f})"
+        lines.append(f"(set! int_lr_params '({target} (model_f0_mean 170) (model_f0_std 34)))")
+    lines.append(f'(utt.save.wave (utt.synth (Utterance Text "{job.text}")) "{file}" \'riff)')
+    return "\n".join(lines)
+
+
+def _run(command: list[str], last: Path) -> None:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0 or not last.exists():
+        said = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
+        raise DataError(
+            f"{command[0]} could not speak.",
+            said[-1].strip() if said else f"it ended with status {done.returncode}.",
+            f"is the voice there? {_INSTALL}",
+        )
+
+
+def _read(file: Path) -> np.ndarray:
+    sound = read_wav(file)
+    samples = resample(sound.samples, sound.rate, RATE)
+    scaled: np.ndarray = (samples / max(float(np.abs(samples).max()), 1e-6) * 30000).astype(np.int16)
+    return scaled
