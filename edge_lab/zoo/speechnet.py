@@ -28,7 +28,8 @@ def speechnet(*, weights: str, labels: tuple[str, ...] | None, input_shape: Shap
     """Spoken digits from one second of sound at 16 kHz: log-mel front end and a separable CNN in one graph.
 
     59 thousand parameters, 6 M multiply-adds without the front end, ten digits and a background. "default" loads the
-    weights that tools/make_speechnet.py trained; what they achieve is in docs/results/speech.md.
+    weights that tools/make_speechnet.py trained, with Google's speech embedding as a teacher; what they achieve is in
+    docs/results/speech.md.
     """
     return _build("speechnet", weights, labels, input_shape, front=True)
 
