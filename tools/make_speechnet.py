@@ -26,7 +26,7 @@ from speech_ears import speech_embedding
 from edge_lab import data, zoo
 from edge_lab.audio import fit
 from edge_lab.data.download import cache_folder
-from edge_lab.files import writing_file
+from edge_lab.files import locked, writing_file
 from edge_lab.train.sound_bank import make_bank
 from edge_lab.train.sound_fit import SoundFitConfig, fit_sounds, score_sounds, teacher_of
 from edge_lab.zoo.speechnet import ASSET, RECIPE
@@ -126,11 +126,12 @@ class Work:
 
 
 def record(key: str, value: dict[str, Any]) -> None:
-    """Add to docs/results/speech.json."""
-    found = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
-    found[key] = (found.get(key, {}) if key in ("folds", "teachers") else {}) | value
-    with writing_file(RESULTS) as temporary:
-        temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    """Add to docs/results/speech.json; folds may be trained side by side."""
+    with locked(cache_folder() / "speechnet" / RESULTS.name):  # not beside it: the lock stays
+        found = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+        found[key] = (found.get(key, {}) if key in ("folds", "teachers") else {}) | value
+        with writing_file(RESULTS) as temporary:
+            temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 def write_page() -> None:

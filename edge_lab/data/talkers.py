@@ -17,7 +17,7 @@ from edge_lab.audio import read_wav, resample
 from edge_lab.data.download import cache_folder
 from edge_lab.data.sounds import SoundSet
 from edge_lab.data.splitmix import Stream
-from edge_lab.data.voices import DIGITS, OTHERS, as_set, cut_pauses
+from edge_lab.data.voices import as_set, cut_pauses, texts
 from edge_lab.errors import DataError, MissingTool
 from edge_lab.files import locked, writing_file
 
@@ -73,13 +73,10 @@ def talkers(config: TalkerConfig | None = None) -> SoundSet:
 
 
 def _jobs(config: TalkerConfig) -> list[_Job]:
-    jobs, others = [], OTHERS.split()
+    jobs = []
     for voice, hertz in (_FLITE | _FESTIVAL).items():
         stream = Stream(f"talkers/{config.seed}/{voice}")
-        texts = [word for word in DIGITS for _ in range(config.digits)]
-        for _ in range(config.others):
-            texts.append(" ".join(others[stream.between(0, len(others) - 1)] for _ in range(stream.between(1, 2))))
-        for text in texts:
+        for text in texts(stream, config.digits, config.others):
             stretch, pitch = stream.between(*_STRETCH) / 100, hertz * stream.between(*_PITCH) / 100
             jobs.append(_Job(voice, text, stretch, pitch, float(stream.between(*_SWING))))
     return jobs

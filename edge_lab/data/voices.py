@@ -22,7 +22,7 @@ from edge_lab.files import locked, writing_file
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 # What is not a digit: words that a recognizer must let pass.
-OTHERS = (
+_OTHERS = (
     "yes no stop go up down left right on off hello light music house water red green open close begin again never "
     "people family window answer monday friday summer winter doctor morning the a and of to is it that because"
 )
@@ -89,18 +89,23 @@ def _jobs(names: list[str], config: VoiceConfig) -> list[dict[str, str | int]]:
     jobs: list[dict[str, str | int]] = []
     for name in names:
         stream = Stream(f"voices/{config.seed}/{name}")
-        others = OTHERS.split()
-        texts = [word for word in DIGITS for _ in range(config.digits)]
-        for _ in range(config.others):
-            pair = [others[stream.between(0, len(others) - 1)] for _ in range(stream.between(1, 2))]
-            texts.append(" ".join(pair))
-        jobs += [_job(_ACCENTS[stream.between(0, len(_ACCENTS) - 1)], name, text, text, stream) for text in texts]
+        for text in texts(stream, config.digits, config.others):
+            jobs.append(_job(_ACCENTS[stream.between(0, len(_ACCENTS) - 1)], name, text, text, stream))
     for accent, spelt in ACCENTED.items():
         stream = Stream(f"voices/{config.seed}/accent/{accent}")
         for word, text in zip(DIGITS, spelt.split(), strict=True):
             chosen = [names[stream.between(0, len(names) - 1)] for _ in range(config.accented)]
             jobs += [_job(accent, name, word, text, stream) for name in chosen]
     return jobs
+
+
+def texts(stream: Stream, digits: int, others: int) -> list[str]:
+    """What one voice says: every digit `digits` times, then `others` other words or pairs of words, drawn at random."""
+    words = _OTHERS.split()
+    said = [word for word in DIGITS for _ in range(digits)]
+    for _ in range(others):
+        said.append(" ".join(words[stream.between(0, len(words) - 1)] for _ in range(stream.between(1, 2))))
+    return said
 
 
 def _job(accent: str, name: str, word: str, text: str, stream: Stream) -> dict[str, str | int]:
