@@ -13,7 +13,8 @@ SUDO    ?= $(shell test "$$(id -u)" = 0 || echo sudo)
 NATIVE  := chromium fonts-dejavu-core g++ clang libclang-rt-dev libjpeg62-turbo-dev libpng-dev nlohmann-json3-dev
 ARM     := g++-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static openssh-server openssh-client shellcheck \
            gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm
-SPEECH  := flite festival festvox-kdlpc16k festvox-us-slt-hts
+SPEECH  := flite festival festvox-kdlpc16k festvox-us-slt-hts festvox-suopuhe-lj festvox-suopuhe-mv \
+           festvox-czech-dita festvox-czech-krb festvox-czech-machac festvox-czech-ph festvox-italp16k
 BIN     := .venv/bin
 STAMP   := .venv/.installed
 

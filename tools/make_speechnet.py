@@ -35,7 +35,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs/results/speech.json"
 PAGE = ROOT / "docs/results/speech.md"
 CONFIG = SoundFitConfig()
-COPIES = {"fsdd": 20, "voices": 2, "talkers": 8}
+COPIES = {"fsdd": 20, "voices": 2, "talkers": 7}
 BACKGROUND = 6000
 MADE = ["voices/*", "talkers/*"]
 

@@ -1,7 +1,7 @@
 """How people whose first language is not English say the digits: as that language would spell what they say.
 
-espeak-ng reads these spellings with the language's own sounds. They are ours, written by ear; they stand for an
-accent, not for everybody who has it.
+espeak-ng, or a voice of festival, reads these spellings with the language's own sounds. They are ours, written by ear;
+they stand for an accent, not for everybody who has it.
 """
 
 from __future__ import annotations
@@ -20,4 +20,11 @@ ACCENTED = {
     "ru": "зи́роу уа́н ту сри фор файв сикс сэ́вен эйт найн",
     "sv": "siro oann tou trii får fajv sicks sevven ejt najn",
     "tr": "ziro van tu tri for fayv siks sevin eyt nayn",
+}
+
+# The same for languages in which festival has voices.
+FESTIVAL = {
+    "cs": "zírou uan tú srí fór fajv siks sevn ejt najn",
+    "fi": "siirou van tuu trii foor faiv siks seven eit nain",
+    "it": ACCENTED["it"],
 }

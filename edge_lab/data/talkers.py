@@ -1,4 +1,7 @@
-"""Words in voices that were built from recordings of people, by flite and festival: six of them, each with a mouth."""
+"""Words in voices that were built from recordings of people, by flite and festival: thirteen, each with a mouth.
+
+Seven of them speak Czech, Finnish or Italian; they read English digits in a spelling of their language.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,11 @@ from pathlib import Path
 import numpy as np
 
 from edge_lab.audio import read_wav, resample
+from edge_lab.data.accents import FESTIVAL
 from edge_lab.data.download import cache_folder
 from edge_lab.data.sounds import SoundSet
 from edge_lab.data.splitmix import Stream
-from edge_lab.data.voices import as_set, cut_pauses, texts
+from edge_lab.data.voices import DIGITS, as_set, cut_pauses, texts
 from edge_lab.errors import DataError, MissingTool
 from edge_lab.files import locked, writing_file
 
@@ -25,33 +29,44 @@ RATE = 16000
 # Voice: the pitch its speaker had, in Hz (0: the synthesiser does not let it be changed).
 _FLITE = {"kal16": 105, "awb": 130, "rms": 100, "slt": 170}
 _FESTIVAL = {"ked_diphone": 105, "cmu_us_slt_arctic_hts": 0}
+# Voice: its language. These have no setting for the pitch that works for all of them.
+_FOREIGN = dict.fromkeys(("czech_dita", "czech_krb", "czech_machac", "czech_ph"), "cs")
+_FOREIGN |= dict.fromkeys(("hy_fi_mv_diphone", "suo_fi_lj_diphone"), "fi")
+_FOREIGN["lp_diphone"] = "it"
+_ENCODING = "iso-8859-2"  # of what festival reads: the Czech voices expect it, the others' spellings are ASCII
 _STRETCH, _PITCH, _SWING = (75, 160), (80, 135), (5, 35)  # percent, percent, Hz
-_SOURCE = "flite (BSD) and festival (MIT), with the voices kal, awb, rms, slt and ked, run as separate programs"
-_INSTALL = "sudo apt install flite festival festvox-kdlpc16k festvox-us-slt-hts"
+_SOURCE = (
+    "flite (BSD) and festival (MIT), run as separate programs, with the voices kal, awb, rms, slt and ked (free of "
+    "conditions), two Finnish (LGPL), four Czech and one Italian (GPL)"
+)
+_INSTALL = "make speech-tools"
 
 
 @dataclass(frozen=True)
 class TalkerConfig:
-    """How much is spoken: each digit `digits` times by every voice, and `others` other words or pairs of words."""
+    """How much is spoken: each digit `digits` times by every English voice, and `others` other words or pairs of words;
+    by the foreign ones each digit `accented` times, and `accented` other words or pairs."""
 
     digits: int = 24
     others: int = 60
+    accented: int = 16
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class _Job:
     voice: str
-    text: str
+    word: str
+    text: str  # how the voice is to be told the word
     stretch: float  # of durations
-    pitch: float  # mean, in Hz
+    pitch: float  # mean, in Hz; 0: the voice's own
     swing: float  # standard deviation of the pitch, in Hz
 
 
 def talkers(config: TalkerConfig | None = None) -> SoundSet:
-    """The digits by six voices made from recordings of five people, at random speeds and pitches; 16 kHz.
+    """The digits by thirteen voices made from recordings of twelve people, at random speeds and pitches; 16 kHz.
 
-    Spoken once (half a minute) and kept in the cache folder. Recordings of other words have the target -1; pauses at
+    Spoken once (a minute) and kept in the cache folder. Recordings of other words have the target -1; pauses at
     both ends are cut off. The speaker of a recording is its voice.
 
     Raises:
@@ -67,8 +82,8 @@ def talkers(config: TalkerConfig | None = None) -> SoundSet:
                 _speak(jobs, path)
     with np.load(path, allow_pickle=False) as stored:
         parts = np.split(stored["samples"], np.cumsum(stored["lengths"])[:-1])
-    about = ("synthesised by flite and festival; the voices' licences allow any use of their speech", _SOURCE, key)
-    said, who = [job.text for job in jobs], [job.voice for job in jobs]
+    about = ("synthesised; to learn from, and not to be passed on: each voice has a licence of its own", _SOURCE, key)
+    said, who = [job.word for job in jobs], [job.voice for job in jobs]
     return as_set("talkers", said, who, cut_pauses(parts, RATE), RATE, about)
 
 
@@ -78,7 +93,12 @@ def _jobs(config: TalkerConfig) -> list[_Job]:
         stream = Stream(f"talkers/{config.seed}/{voice}")
         for text in texts(stream, config.digits, config.others):
             stretch, pitch = stream.between(*_STRETCH) / 100, hertz * stream.between(*_PITCH) / 100
-            jobs.append(_Job(voice, text, stretch, pitch, float(stream.between(*_SWING))))
+            jobs.append(_Job(voice, text, text, stretch, pitch, float(stream.between(*_SWING))))
+    for voice, language in _FOREIGN.items():
+        stream = Stream(f"talkers/{config.seed}/{voice}")
+        spelt = dict(zip(DIGITS, FESTIVAL[language].split(), strict=True))
+        for word in texts(stream, config.accented, config.accented):
+            jobs.append(_Job(voice, word, spelt.get(word, word), stream.between(*_STRETCH) / 100, 0.0, 0.0))
     return jobs
 
 
@@ -95,8 +115,10 @@ def _speak(jobs: Sequence[_Job], path: Path) -> None:
             if job.voice in _FLITE:
                 _run(["flite", *_flite(job), "-o", str(file)], file)
         script = Path(folder) / "say.scm"
-        script.write_text("\n".join(_festival(job, file) for job, file in both if job.voice in _FESTIVAL))
-        _run(["festival", "-b", str(script)], next(f for j, f in reversed(both) if j.voice in _FESTIVAL))
+        for voice in [*_FESTIVAL, *_FOREIGN]:  # one after another: some leave settings behind that spoil the next
+            told = [(job, file) for job, file in both if job.voice == voice]
+            script.write_text("\n".join(_festival(job, file) for job, file in told), encoding=_ENCODING)
+            _run(["festival", "-b", str(script)], told[-1][1])
         parts = [_read(file) for file in files]
     lengths = np.array([len(part) for part in parts], np.int64)
     with writing_file(path) as temporary, temporary.open("wb") as out:
