@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,14 +12,14 @@ import torch
 
 import edge_lab
 from edge_lab import cli, data, zoo
-from edge_lab.audio import Audio, Sound, write_wav
+from edge_lab.audio import Audio, LogMel, Sound, log_mel, write_wav
 from edge_lab.bundle import Bundle
 from edge_lab.errors import DataError, InputError
 from edge_lab.recognize import Recognizer, words
 from edge_lab.spec import preprocess
 from edge_lab.train import sound_bank
 from edge_lab.train.sound_bank import Bank, Disturb, Ears, make_bank
-from edge_lab.train.sound_fit import SoundFitConfig, fit_sounds, score_sounds
+from edge_lab.train.sound_fit import SoundFitConfig, fit_sounds, masked, score_sounds
 from edge_lab.zoo.speechnet import RECIPE
 
 CONFIG = SoundFitConfig(epochs=2, windows=64, batch_size=16)
@@ -301,3 +302,14 @@ def test_other_sizes_and_weights_are_refused() -> None:
         zoo.create("speechnet", weights="imagenet")
     with pytest.raises(InputError, match="28x28"):
         zoo.create("digitnet", input_shape=(1, 1, 32, 32))
+
+
+def test_a_change_of_level_is_what_a_softer_recording_would_be() -> None:
+    """What falls below the floor of the features has to be lost: quiet speakers were heard worse by ten points."""
+    recipe = LogMel()
+    waveform = np.random.default_rng(0).normal(0, 0.01, 16000) * np.repeat([0.0, 1.0], 8000)
+    x, softer = (torch.from_numpy(log_mel(w, 16000, recipe))[None] for w in (waveform, waveform * 10 ** (-10 / 20)))
+    found = masked(x, SoundFitConfig(level_db=(-10.0, -10.0), mask=0, warp=(0.0, 0.0)))
+    assert float((found - softer).abs().max()) < 0.02
+    shifted = (x - math.log(10)).clamp(min=float(x.min()))
+    assert float((shifted - softer).abs().max()) > 0.3

@@ -42,6 +42,8 @@ class SoundFitConfig:
         lr: highest learning rate.
         weight_decay: of AdamW.
         label_smoothing: share of the target spread over all classes.
+        level_db: lowest and highest change of loudness, of the whole window; what falls below the floor of the features
+            is lost, as in a soft recording.
         mask: widest band (mels) and pause (frames) that are blanked out, as in SpecAugment (Park et al. 2019).
         warp: largest stretch of the mel axis (a longer or shorter vocal tract, as in Jaitly & Hinton 2013) and of time.
         distill: weight of the teacher's answers in the loss; it needs a bank with embeddings, as does `hint`.
@@ -50,13 +52,14 @@ class SoundFitConfig:
         seed: of drawing, masks, and the network's first weights.
     """
 
-    epochs: int = 8
+    epochs: int = 10
     windows: int = 40_000
     shares: tuple[float, float, float, float] = (0.46, 0.24, 0.22, 0.08)
     batch_size: int = 256
     lr: float = 3e-3
     weight_decay: float = 0.02
     label_smoothing: float = 0.05
+    level_db: tuple[float, float] = (-12.0, 9.0)
     mask: int = 5
     warp: tuple[float, float] = (0.1, 0.2)
     distill: float = 1.0
@@ -307,11 +310,17 @@ def _epoch(run: _Run, bank: Bank, order: np.ndarray, bar: tqdm[Any]) -> float:
 
 
 def masked(x: Tensor, config: SoundFitConfig) -> Tensor:
-    """Features (N, frames, mels), louder or softer, warped, and with a band and a pause blanked out."""
+    """Features (N, frames, mels), louder or softer, warped, and with a band and a pause blanked out.
+
+    The lowest feature of all is taken for the floor: the logarithm of what `LogMel` adds to every energy.
+    """
     import torch
 
     lowest = float(x.min())
-    x = x + torch.randn(len(x), 1, 1)
+    low, high = (decibels * math.log(10) / 10 for decibels in config.level_db)
+    gain = torch.exp(low + (high - low) * torch.rand(len(x), 1, 1))
+    floor = math.exp(lowest)
+    x = torch.log((x.exp() - floor) * gain + floor)
     for axis, largest, share in ((2, config.warp[0], 0.6), (1, config.warp[1], 0.5)):
         if torch.rand(()) < share:
             x = _warped(x, axis, float(torch.exp((2 * torch.rand(()) - 1) * largest)))
