@@ -42,6 +42,8 @@ class SoundFitConfig:
         lr: highest learning rate.
         weight_decay: of AdamW.
         label_smoothing: share of the target spread over all classes.
+        mixup: of two windows, and of what is to be learnt from them (Zhang et al. 2018): both parameters of the beta
+            distribution from which each batch draws the share of the first; 0 for none.
         level_db: lowest and highest change of loudness, of the whole window; what falls below the floor of the features
             is lost, as in a soft recording.
         mask: widest band (mels) and pause (frames) that are blanked out, as in SpecAugment (Park et al. 2019).
@@ -52,14 +54,15 @@ class SoundFitConfig:
         seed: of drawing, masks, and the network's first weights.
     """
 
-    epochs: int = 10
+    epochs: int = 8
     windows: int = 40_000
     shares: tuple[float, float, float, float] = (0.46, 0.24, 0.22, 0.08)
     batch_size: int = 256
     lr: float = 3e-3
     weight_decay: float = 0.02
     label_smoothing: float = 0.05
-    level_db: tuple[float, float] = (-12.0, 9.0)
+    mixup: float = 0.3
+    level_db: tuple[float, float] = (-8.0, 8.0)
     mask: int = 5
     warp: tuple[float, float] = (0.1, 0.2)
     distill: float = 1.0
@@ -222,15 +225,32 @@ class _Run:
         share = (1 - math.cos(math.pi * at / 0.2)) / 2 if at < 0.2 else (1 + math.cos(math.pi * (at - 0.2) / 0.8)) / 2
         return self.config.lr * (0.04 + 0.96 * share if at < 0.2 else share)
 
-    def loss(self, x: Tensor, target: Tensor, windows: np.ndarray, spoken: Tensor) -> Tensor:
-        """Cross-entropy, and with it what the teacher has to say."""
-        from torch.nn import functional
+    def loss(self, x: Tensor, bank: Bank, windows: np.ndarray) -> Tensor:
+        """Of features (N, 1, frames, mels) of these windows of the bank, each mixed with another one's."""
+        import torch
 
         module: Any = self.module
+        share, other = 1.0, np.arange(len(windows))
+        if self.config.mixup > 0:
+            share = float(torch.distributions.Beta(self.config.mixup, self.config.mixup).sample())
+            other = torch.randperm(len(windows)).numpy()
+            x = share * x + (1 - share) * x[torch.from_numpy(other)]
         pooled = None if self.lesson is None else module.pooled(x)
         logits = module(x) if pooled is None else module.answers(pooled)
+        found = self._against(pooled, logits, bank, windows)
+        if share < 1:
+            found = share * found + (1 - share) * self._against(pooled, logits, bank, windows[other])
+        return found
+
+    def _against(self, pooled: Tensor | None, logits: Tensor, bank: Bank, windows: np.ndarray) -> Tensor:
+        """Cross-entropy, and with it what the teacher has to say."""
+        import torch
+        from torch.nn import functional
+
+        target = torch.from_numpy(bank.targets[windows])
         found = functional.cross_entropy(logits, target, label_smoothing=self.config.label_smoothing)
         if self.lesson is not None and pooled is not None:
+            spoken = torch.from_numpy(bank.speakers[windows] != "background")
             found = found + self.lesson.loss(pooled, logits, windows, spoken)
         return found
 
@@ -299,8 +319,7 @@ def _epoch(run: _Run, bank: Bank, order: np.ndarray, bar: tqdm[Any]) -> float:
         x = masked(torch.from_numpy(bank.features[some].astype(np.float32)), config)
         for group in run.optimizer.param_groups:
             group["lr"] = run.rate(run.epoch * count + step)
-        target = torch.from_numpy(bank.targets[some])
-        loss = run.loss(x[:, None], target, some, torch.from_numpy(bank.speakers[some] != "background"))
+        loss = run.loss(x[:, None], bank, some)
         run.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         run.optimizer.step()
