@@ -164,8 +164,9 @@ among eleven classes (ten digits and background).
 - *The teacher* is a classifier of what a network of 330 thousand weights hears, which Google trained on many people
   (tools/speech_ears.py). The small network learns from its answers, too. It has not heard these recordings, as far as
   its paper tells; the classifier has not heard the speaker.
-- *No person at all*: espeak-ng's formant synthesiser, in English and twelve foreign accents, and thirteen voices of flite
-  and festival, seven of them with a foreign accent, without the teacher. Nobody was recorded for it who says digits.
+- *No person at all*: espeak-ng's formant synthesiser, in English and twelve foreign accents, and thirteen voices of
+  flite and festival, seven of them with a foreign accent, without the teacher. Nobody was recorded for it who says
+  digits.
 - *Shipped network*: it knows these speakers; the recordings (takes 0 to 4 of each digit) are new to it.
 - {len(own)} speakers are few: one more person may do better or worse than any of them.
 """
