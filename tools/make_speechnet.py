@@ -2,6 +2,7 @@
 
     python tools/make_speechnet.py bank                    disturb the recordings (quarter of an hour, 500 MB of cache)
     python tools/make_speechnet.py fold george             train without george, test on george: ten minutes each
+    python tools/make_speechnet.py fold george --seed 1    the same with other random numbers: how much is luck
     python tools/make_speechnet.py voices                  train on synthetic voices alone, test on everybody
     python tools/make_speechnet.py final                   train on everybody but the test takes; write the checkpoint
     python tools/make_speechnet.py all                     all of the above
@@ -45,6 +46,7 @@ def main() -> None:
     p.add_argument("what", choices=("bank", "fold", "voices", "final", "all", "page"))
     p.add_argument("held_out", nargs="?", help="of fold: the speaker that is left out")
     p.add_argument("--speaker", action="append", default=[], metavar="NAME=FOLDER", help="recordings to test on only")
+    p.add_argument("--seed", type=int, default=0, help="of fold: of the training (default: 0)")
     p.add_argument("--folder", type=Path, default=cache_folder() / "speechnet", help="checkpoints and the bank")
     a = p.parse_args()
     if a.what == "page":
@@ -53,7 +55,7 @@ def main() -> None:
     speakers = sorted(set(data.load_sounds("fsdd").speakers))
     if a.what in ("fold", "all"):
         for name in [a.held_out] if a.what == "fold" else speakers:
-            work.fold(name)
+            work.fold(name, a.seed if a.what == "fold" else 0)
     if a.what in ("voices", "all"):
         work.voices_only()
     if a.what in ("final", "all"):
@@ -92,13 +94,16 @@ class Work:
         assert audio is not None
         return {k: round(v, 2) for k, v in score_sounds(body, sounds, audio, RECIPE).by_speaker.items()}
 
-    def fold(self, held_out: str) -> None:
-        """Train on everybody else, and never look at this speaker before the end."""
+    def fold(self, held_out: str, seed: int = 0) -> None:
+        """Train on everybody else, and never look at this speaker before the end. Another seed is listed apart."""
         others = sorted({f"fsdd/{who}" for who in self.fsdd.speakers} - {f"fsdd/{held_out}"})
-        body = self.train(f"without-{held_out}", [*others, *MADE], [])
         sounds = self.fsdd.by([held_out])
+        if seed:
+            body = self.train(f"without-{held_out}-{seed}", [*others, *MADE], [], replace(CONFIG, seed=seed))
+            return record(f"folds, seed {seed}", {held_out: self.score(body, sounds)})
+        body = self.train(f"without-{held_out}", [*others, *MADE], [])
         record("folds", {held_out: self.score(body, sounds)})
-        record("teachers", {held_out: self.teacher([*others, *MADE], sounds)})
+        return record("teachers", {held_out: self.teacher([*others, *MADE], sounds)})
 
     def teacher(self, speakers: list[str], sounds: Any) -> float:
         """What the teacher gets right of recordings of somebody whom its classifier does not know, in percent."""
@@ -129,7 +134,7 @@ def record(key: str, value: dict[str, Any]) -> None:
     """Add to docs/results/speech.json; folds may be trained side by side."""
     with locked(cache_folder() / "speechnet" / RESULTS.name):  # not beside it: the lock stays
         found = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
-        found[key] = (found.get(key, {}) if key in ("folds", "teachers") else {}) | value
+        found[key] = (found.get(key, {}) if key.startswith(("folds", "teachers")) else {}) | value
         with writing_file(RESULTS) as temporary:
             temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
