@@ -139,6 +139,17 @@ def record(key: str, value: dict[str, Any]) -> None:
             temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
+def luck(found: dict[str, Any], own: dict[str, float]) -> str:
+    """What trainings with other seeds gave, as lines of the page."""
+    lines = []
+    for key in sorted(k for k in found if k.startswith("folds, seed ") and set(found[k]) == set(own)):
+        other = {name: found[key][name][name] for name in own}
+        mean = sum(other.values()) / len(other)
+        each = ", ".join(f"{name} {value:.1f}" for name, value in other.items())
+        lines.append(f"- *Luck*: the same trainings with {key.split(', ')[1]} gave {mean:.1f} % ({each}).\n")
+    return "".join(lines)
+
+
 def write_page() -> None:
     """docs/results/speech.md: tables of what is in speech.json."""
     found = json.loads(RESULTS.read_text(encoding="utf-8"))
@@ -173,7 +184,7 @@ among eleven classes (ten digits and background).
   flite and festival, seven of them with a foreign accent, without the teacher. Nobody was recorded for it who says
   digits.
 - *Shipped network*: it knows these speakers; the recordings (takes 0 to 4 of each digit) are new to it.
-- {len(own)} speakers are few: one more person may do better or worse than any of them.
+{luck(found, own)}- {len(own)} speakers are few: one more person may do better or worse than any of them.
 """
     with writing_file(PAGE) as temporary:
         temporary.write_text(text, encoding="utf-8")
