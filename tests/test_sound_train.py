@@ -19,7 +19,7 @@ from edge_lab.recognize import Recognizer, words
 from edge_lab.spec import preprocess
 from edge_lab.train import sound_bank
 from edge_lab.train.sound_bank import Bank, Disturb, Ears, make_bank
-from edge_lab.train.sound_fit import SoundFitConfig, fit_sounds, masked, score_sounds
+from edge_lab.train.sound_fit import SoundFitConfig, _Run, fit_sounds, masked, score_sounds
 from edge_lab.zoo.speechnet import RECIPE
 
 CONFIG = SoundFitConfig(epochs=2, windows=64, batch_size=16)
@@ -313,3 +313,18 @@ def test_a_change_of_level_is_what_a_softer_recording_would_be() -> None:
     assert float((found - softer).abs().max()) < 0.02
     shifted = (x - math.log(10)).clamp(min=float(x.min()))
     assert float((shifted - softer).abs().max()) > 0.3
+
+
+def test_mixup_mixes_what_is_to_be_learnt_as_it_mixes_the_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quarter of the one, three quarters of the other, in the features and in the loss."""
+    monkeypatch.setattr(torch.distributions.Beta, "sample", lambda self: torch.tensor(0.25))
+    monkeypatch.setattr(torch, "randperm", lambda n: torch.arange(n).flip(0))
+    features = np.random.default_rng(0).normal(0, 1, (2, 8, 8)).astype(np.float16)
+    bank = Bank(features, np.array([0, 1]), np.full(2, "fsdd/me"), np.full(2, "fsdd/a.wav"))
+    torch.manual_seed(0)
+    body = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2))
+    run = _Run(body, SoundFitConfig(label_smoothing=0.0), [], [2])
+    x = torch.from_numpy(features.astype(np.float32))[:, None]
+    chances = body(0.25 * x + 0.75 * x.flip(0)).log_softmax(1)
+    hoped = -(0.25 * chances[0, 0] + 0.75 * chances[0, 1] + 0.25 * chances[1, 1] + 0.75 * chances[1, 0]) / 2
+    assert float(run.loss(x, bank, np.array([0, 1]))) == pytest.approx(float(hoped), rel=1e-5)
