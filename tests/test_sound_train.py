@@ -327,4 +327,5 @@ def test_mixup_mixes_what_is_to_be_learnt_as_it_mixes_the_windows(monkeypatch: p
     x = torch.from_numpy(features.astype(np.float32))[:, None]
     chances = body(0.25 * x + 0.75 * x.flip(0)).log_softmax(1)
     hoped = -(0.25 * chances[0, 0] + 0.75 * chances[0, 1] + 0.25 * chances[1, 1] + 0.75 * chances[1, 0]) / 2
-    assert float(run.loss(x, bank, np.array([0, 1]))) == pytest.approx(float(hoped), rel=1e-5)
+    found = run.loss(x, bank, np.array([0, 1]))
+    assert found.item() == pytest.approx(hoped.item(), rel=1e-5)
