@@ -166,7 +166,7 @@ def write_page() -> None:
     text = f"""# Spoken digits: what speechnet hears
 
 Written by `python tools/make_speechnet.py page` from [speech.json](speech.json), which the same tool's `all` filled.
-{CONFIG.epochs} epochs of {CONFIG.windows:,} disturbed windows each; one seed; weights of the last epoch. Answers are
+{CONFIG.epochs} epochs of {CONFIG.windows:,} disturbed windows each; seed 0; weights of the last epoch. Answers are
 among eleven classes (ten digits and background).
 
 | speaker | left out of training | its teacher | no person at all | shipped network, held-out takes |

@@ -152,6 +152,6 @@ def _wanted(member: str, split: str) -> bool:
 _SETS: dict[str, tuple[str, Callable[[str], SoundSet]]] = {
     "spoken-digits": ("40 recordings of four people saying the digits, 8 kHz", _shipped),
     "fsdd": ("Free Spoken Digit Dataset: 3,000 recordings of six people, 8 kHz", _fsdd),
-    "voices": ("digits and other words in some seventy synthetic voices, 22 kHz", lambda _: voices()),
+    "voices": ("digits and other words in 87 synthetic voices, 22 kHz", lambda _: voices()),
     "talkers": ("digits and other words in thirteen voices made from people, 16 kHz", lambda _: talkers()),
 }

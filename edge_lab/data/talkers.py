@@ -36,8 +36,8 @@ _FOREIGN["lp_diphone"] = "it"
 _ENCODING = "iso-8859-2"  # of what festival reads: the Czech voices expect it, the others' spellings are ASCII
 _STRETCH, _PITCH, _SWING = (75, 160), (80, 135), (5, 35)  # percent, percent, Hz
 _SOURCE = (
-    "flite (BSD) and festival (MIT), run as separate programs, with the voices kal, awb, rms, slt and ked (free of "
-    "conditions), two Finnish (LGPL), four Czech and one Italian (GPL)"
+    "flite (BSD) and festival (MIT), run as separate programs, with the voices kal, awb, rms, slt and ked (free "
+    "for any use), two Finnish (LGPL), four Czech and one Italian (GPL)"
 )
 _INSTALL = "make speech-tools"
 
@@ -70,8 +70,8 @@ def talkers(config: TalkerConfig | None = None) -> SoundSet:
     both ends are cut off. The speaker of a recording is its voice.
 
     Raises:
-        MissingTool: flite, festival, or a voice of theirs is not installed.
-        DataError: one of them ended with an error.
+        MissingTool: flite or festival is not installed.
+        DataError: one of them ended with an error, as it does for want of a voice.
     """
     jobs = _jobs(config or TalkerConfig())
     key = hashlib.sha256(json.dumps([asdict(job) for job in jobs]).encode()).hexdigest()[:16]

@@ -152,7 +152,7 @@ def score_sounds(body: nn.Module, sounds: SoundSet, audio: Audio, recipe: LogMel
 
 
 def _pools(bank: Bank, speakers: Collection[str]) -> list[np.ndarray]:
-    """Indices of real, synthetic and background windows."""
+    """Indices of windows of people, of voices made from people, of synthetic voices, and of background."""
     sets = {name.removesuffix("/*") for name in speakers if name.endswith("/*")}
     known = np.unique(bank.speakers)
     wanted = [name for name in known if name in speakers or name.split("/")[0] in sets]

@@ -11,14 +11,8 @@ from torch.nn import functional
 from edge_lab.audio import LogMel, hann, mel_filters
 
 WIDTHS = (32, 64, 64, 96, 96, 128, 128)
-STRIDES: tuple[int | tuple[int, int], ...] = (
-    2,
-    1,
-    1,
-    (1, 2),
-    1,
-    1,
-)  # of the blocks, in time and frequency: a word's sounds follow fast on each other
+# Of the blocks, in time and frequency: a word's sounds follow fast on each other.
+STRIDES: tuple[int | tuple[int, int], ...] = (2, 1, 1, (1, 2), 1, 1)
 
 
 class FrontEnd(nn.Module):
