@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,10 +20,12 @@ from edge_lab.recognize import Recognizer, words
 from edge_lab.spec import preprocess
 from edge_lab.train import sound_bank
 from edge_lab.train.sound_bank import Bank, Disturb, Ears, make_bank
-from edge_lab.train.sound_fit import SoundFitConfig, _Run, fit_sounds, masked, score_sounds
+from edge_lab.train.sound_fit import SoundFitConfig, _Run, fit_sounds, score_sounds
+from edge_lab.train.sound_masks import masked
 from edge_lab.zoo.speechnet import RECIPE
 
 CONFIG = SoundFitConfig(epochs=2, windows=64, batch_size=16)
+STILL: dict[str, Any] = {"stretch": 0.0, "bend": (0.0, 0.0), "equaliser_db": 0.0}
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +182,7 @@ def test_what_was_heard_is_learnt(bank: Bank, heard_bank: Bank) -> None:
     assert heard_bank.embeddings is not None
     early = heard_bank.embeddings[:, :4].sum(1) > heard_bank.embeddings[:, 4:8].sum(1)
     one = np.where(heard_bank.speakers == "background", 10, 0)
-    config = SoundFitConfig(epochs=12, windows=160, batch_size=32, lr=6e-3, warp=(0.0, 0.0), mask=0, hint=30.0)
+    config = SoundFitConfig(epochs=12, windows=160, batch_size=32, lr=6e-3, mask=0, hint=30.0, **STILL)
     apart = []
     for embeddings in (None, heard_bank.embeddings):
         taught = Bank(heard_bank.features, one, heard_bank.speakers, heard_bank.names, embeddings=embeddings)
@@ -309,10 +312,47 @@ def test_a_change_of_level_is_what_a_softer_recording_would_be() -> None:
     recipe = LogMel()
     waveform = np.random.default_rng(0).normal(0, 0.01, 16000) * np.repeat([0.0, 1.0], 8000)
     x, softer = (torch.from_numpy(log_mel(w, 16000, recipe))[None] for w in (waveform, waveform * 10 ** (-10 / 20)))
-    found = masked(x, SoundFitConfig(level_db=(-10.0, -10.0), mask=0, warp=(0.0, 0.0)))
+    found = masked(x, SoundFitConfig(level_db=(-10.0, -10.0), mask=0, **STILL))
     assert float((found - softer).abs().max()) < 0.02
     shifted = (x - math.log(10)).clamp(min=float(x.min()))
     assert float((shifted - softer).abs().max()) > 0.3
+
+
+def _ridge(frames: int = 61, mels: int = 40) -> torch.Tensor:
+    """Sixteen windows with one loud band and one loud moment, on a floor."""
+    x = torch.full((16, frames, mels), -9.0)
+    x[:, :, 20] = 3.0
+    x[:, 44, :] = 3.0
+    return x
+
+
+@pytest.mark.parametrize("axis", ["time", "mel"])
+def test_each_window_is_bent_in_its_own_way_and_no_further_than_asked(axis: str) -> None:
+    """The loud band or moment stays one, at another place in each window; the other axis stays where it is."""
+    bend = (0.0, 0.3) if axis == "time" else (0.14, 0.0)
+    still = STILL | {"bend": bend}
+    torch.manual_seed(0)
+    found = masked(_ridge(), SoundFitConfig(level_db=(0.0, 0.0), mask=0, **still))
+    moments, bands = found[:, :, 5].argmax(1), found[:, 10].argmax(1)
+    moved, same, was, from_where = (moments, bands, 44, 30) if axis == "time" else (bands, moments, 20, 0)
+    assert len(set(moved.tolist())) > 3
+    assert set(same.tolist()) == {20 if axis == "time" else 44}
+    furthest = (was - from_where) * math.exp(max(bend)) + 1
+    assert ((moved - from_where).abs() <= furthest).all()
+    assert ((moved - from_where).abs() >= (was - from_where) / math.exp(max(bend)) - 1).all()
+
+
+def test_the_equaliser_colours_half_of_the_windows_and_leaves_silence_alone() -> None:
+    """A gain of a band is heard where there is sound; what was at the floor stays there."""
+    x = torch.zeros(64, 61, 40)
+    x[:, :20] = -9.0
+    torch.manual_seed(0)
+    found = masked(x, SoundFitConfig(level_db=(0.0, 0.0), mask=0, **STILL | {"equaliser_db": 5.0}))
+    assert float((found[:, :19] - -9.0).abs().max()) < 1e-3
+    gains = found[:, 40]
+    assert float(gains.abs().max()) <= 5.0 * math.log(10) / 10 + 1e-3
+    coloured = (gains.abs().amax(1) > 0.01).float().mean()
+    assert 0.3 < float(coloured) < 0.7
 
 
 def test_mixup_mixes_what_is_to_be_learnt_as_it_mixes_the_windows(monkeypatch: pytest.MonkeyPatch) -> None:

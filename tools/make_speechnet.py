@@ -1,7 +1,7 @@
 """Train speechnet, leave each speaker out in turn, and write the checkpoint and the page of results.
 
     python tools/make_speechnet.py bank                    disturb the recordings (quarter of an hour, 500 MB of cache)
-    python tools/make_speechnet.py fold george             train without george, test on george: ten minutes each
+    python tools/make_speechnet.py fold george             train without george, test on george: 12 minutes each
     python tools/make_speechnet.py fold george --seed 1    the same with other random numbers: how much is luck
     python tools/make_speechnet.py voices                  train on synthetic voices alone, test on everybody
     python tools/make_speechnet.py final                   train on everybody but the test takes; write the checkpoint

@@ -20,6 +20,7 @@ from edge_lab.audio import Audio, LogMel, fit, log_mel
 from edge_lab.errors import DataError, InputError
 from edge_lab.files import locked, writing_file
 from edge_lab.train.sound_bank import Bank
+from edge_lab.train.sound_masks import masked
 from edge_lab.train.sound_teacher import Teacher, fit_teacher
 
 if TYPE_CHECKING:
@@ -46,15 +47,18 @@ class SoundFitConfig:
             distribution from which each batch draws the share of the first; 0 for none.
         level_db: lowest and highest change of loudness, of the whole window; what falls below the floor of the features
             is lost, as in a soft recording.
+        equaliser_db: largest gain of each of five bands, for half of the windows.
         mask: widest band (mels) and pause (frames) that are blanked out, as in SpecAugment (Park et al. 2019).
-        warp: largest stretch of the mel axis (a longer or shorter vocal tract, as in Jaitly & Hinton 2013) and of time.
+        stretch: largest of the mel axis (a longer or shorter vocal tract, as in Jaitly & Hinton 2013), as a logarithm.
+        bend: largest stretch, as a logarithm, at each of four places of the mel axis and of time: vowels differ from
+            one person to the next, and so does the time that each sound of a word gets.
         distill: weight of the teacher's answers in the loss; it needs a bank with embeddings, as does `hint`.
         temperature: of these answers.
         hint: weight of the error in foretelling the embedding (mean square, after normalisation).
         seed: of drawing, masks, and the network's first weights.
     """
 
-    epochs: int = 8
+    epochs: int = 14
     windows: int = 40_000
     shares: tuple[float, float, float, float] = (0.46, 0.24, 0.22, 0.08)
     batch_size: int = 256
@@ -63,8 +67,10 @@ class SoundFitConfig:
     label_smoothing: float = 0.05
     mixup: float = 0.3
     level_db: tuple[float, float] = (-8.0, 8.0)
+    equaliser_db: float = 5.0
     mask: int = 5
-    warp: tuple[float, float] = (0.1, 0.2)
+    stretch: float = 0.1
+    bend: tuple[float, float] = (0.14, 0.3)
     distill: float = 1.0
     temperature: float = 2.0
     hint: float = 1.0
@@ -326,40 +332,3 @@ def _epoch(run: _Run, bank: Bank, order: np.ndarray, bar: tqdm[Any]) -> float:
         total += loss.item()
         bar.update()
     return total / count
-
-
-def masked(x: Tensor, config: SoundFitConfig) -> Tensor:
-    """Features (N, frames, mels), louder or softer, warped, and with a band and a pause blanked out.
-
-    The lowest feature of all is taken for the floor: the logarithm of what `LogMel` adds to every energy.
-    """
-    import torch
-
-    lowest = float(x.min())
-    low, high = (decibels * math.log(10) / 10 for decibels in config.level_db)
-    gain = torch.exp(low + (high - low) * torch.rand(len(x), 1, 1))
-    floor = math.exp(lowest)
-    x = torch.log((x.exp() - floor) * gain + floor)
-    for axis, largest, share in ((2, config.warp[0], 0.6), (1, config.warp[1], 0.5)):
-        if torch.rand(()) < share:
-            x = _warped(x, axis, float(torch.exp((2 * torch.rand(()) - 1) * largest)))
-    mean = x.mean((1, 2), keepdim=True)
-    for axis in (1, 2):
-        size = x.shape[axis]
-        first, width = torch.randint(0, size, (len(x), 1)), torch.randint(0, config.mask + 1, (len(x), 1))
-        at = torch.arange(size)[None]
-        blank = (at >= first) & (at < first + width)
-        x = torch.where(blank[:, :, None] if axis == 1 else blank[:, None, :], mean, x)
-    return x.clamp(min=lowest)
-
-
-def _warped(x: Tensor, axis: int, factor: float) -> Tensor:
-    """Stretched along an axis, around the middle of time and the low end of frequency."""
-    import torch
-
-    size = x.shape[axis]
-    centre = size // 2 if axis == 1 else 0
-    place = (centre + (torch.arange(size) - centre) * factor).clamp(0, size - 1.001)
-    left = place.long()
-    share = (place - left).view(-1, 1) if axis == 1 else (place - left)
-    return x.index_select(axis, left) * (1 - share) + x.index_select(axis, left + 1) * share
