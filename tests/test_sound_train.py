@@ -342,6 +342,30 @@ def test_each_window_is_bent_in_its_own_way_and_no_further_than_asked(axis: str)
     assert ((moved - from_where).abs() >= (was - from_where) / math.exp(max(bend)) - 1).all()
 
 
+def test_a_longer_vocal_tract_moves_every_band_by_the_same_factor() -> None:
+    """Two loud bands stay in proportion, farther apart or closer; time stays where it is."""
+    x = torch.full((32, 61, 40), -9.0)
+    x[:, 30, [14, 28]] = 3.0
+    torch.manual_seed(0)
+    found = masked(x, SoundFitConfig(level_db=(0.0, 0.0), mask=0, **STILL | {"stretch": 0.2}))
+    assert set(found.amax(2).argmax(1).tolist()) == {30}
+    low, high = found[:, 30, :21].argmax(1), 21 + found[:, 30, 21:].argmax(1)
+    assert len(set(high.tolist())) > 3
+    assert ((high - 2 * low).abs() <= 2).all()
+    assert ((high - 28).abs() <= 28 * (math.exp(0.2) - 1) + 1).all()
+
+
+def test_a_band_and_a_pause_are_blanked_out_and_no_more_than_asked() -> None:
+    """What is blanked has the window's mean; at most five bands and five frames are."""
+    x = torch.arange(61 * 40, dtype=torch.float32).reshape(1, 61, 40).repeat(64, 1, 1) / 1000
+    torch.manual_seed(0)
+    found = masked(x, SoundFitConfig(level_db=(0.0, 0.0), mask=5, **STILL))
+    blank = (found - x[0].mean()).abs() < 1e-6
+    pauses, bands = blank.all(2).sum(1), blank.all(1).sum(1)
+    assert set(pauses.tolist()) == set(bands.tolist()) == set(range(6))
+    assert (blank.sum((1, 2)) == pauses * 40 + bands * 61 - pauses * bands).all()
+
+
 def test_the_equaliser_colours_half_of_the_windows_and_leaves_silence_alone() -> None:
     """A gain of a band is heard where there is sound; what was at the floor stays there."""
     x = torch.zeros(64, 61, 40)
