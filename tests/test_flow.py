@@ -16,9 +16,9 @@ from edge_lab import flow
 from edge_lab.bundle import Bundle
 from edge_lab.data import load as load_data
 from edge_lab.errors import DataError, InputError
-from edge_lab.flow.rows import EQUAL_DB
 from edge_lab.measure import Measurements
 from edge_lab.measure.result import RunResult
+from edge_lab.numbers import EQUAL_DB
 
 HERE = Path(__file__).parent
 TARGETS = ["linux-onnx-fp32", "linux-torchscript-fp32", "linux-onnx-int8"]

@@ -29,7 +29,7 @@ HEAVY = (
 
 # A module imports only from its own row and the rows above.
 LAYERS = (
-    ("errors", "files", "quiet"),
+    ("errors", "files", "numbers", "quiet"),
     ("ort", "wav"),
     ("audio",),
     ("fixed_mel", "recognize", "spec"),
@@ -135,6 +135,18 @@ def test_modules_import_only_from_layers_above() -> None:
                 wrong.append(f"{where} imports {name}")
     assert not wrong
     assert len(seen) > 10
+
+
+def test_no_module_takes_a_private_name_of_another() -> None:
+    wrong = []
+    for file in sorted(PACKAGE.rglob("*.py")):
+        where = file.relative_to(PACKAGE)
+        package = ".".join(("edge_lab", *where.parent.parts))  # its own __init__ is no stranger
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("edge_lab"):
+                private = [a.name for a in node.names if a.name.startswith("_") and not a.name.startswith("__")]
+                wrong += [f"{where} takes {name} of {node.module}" for name in private if node.module != package]
+    assert not wrong
 
 
 def test_measurement_results_need_nothing_but_files() -> None:

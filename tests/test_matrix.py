@@ -11,6 +11,8 @@ import edge_lab
 from edge_lab import data, zoo
 from edge_lab.errors import InputError
 from edge_lab.measure import parity_matrix, prepare, run_or_interpret
+from edge_lab.measure.matrix import ParityMatrix
+from edge_lab.measure.parity import Parity
 from edge_lab.runtime import Session
 
 CHECKPOINT = Path(__file__).parents[1] / "labs" / "checkpoints" / "tinynet-digits.safetensors"
@@ -92,6 +94,13 @@ def test_the_worst_input_of_each_program_is_shown() -> None:
     np.testing.assert_array_equal(ax.images[0].get_array(), np.asarray(images[3]))
     with pytest.raises(InputError, match="5 images were given, 4 inputs"):
         matrix.worst_inputs(data.load("digits", limit=5))
+
+
+def test_only_equal_outputs_are_drawn_as_equal() -> None:
+    near = Parity(100.0, 170.0, 1e-9, 1e-9, 0, 4)  # float64 noise: far less than anyone needs, and not nothing
+    same = Parity(100.0, np.inf, 0.0, 0.0, 0, 4)
+    ax = ParityMatrix(("a", "b"), ((same, near), (near, same))).plot()
+    assert [text.get_text() for text in ax.texts] == ["=", "170", "170", "="]
 
 
 def test_one_session_is_no_matrix() -> None:

@@ -32,6 +32,7 @@ import edge_lab
 from edge_lab import data
 from edge_lab.compress.norm import refresh_norm
 from edge_lab.flow.coverage import COVERAGE_TARGETS, Cell, coverage
+from edge_lab.numbers import finite_db
 from edge_lab.zoo import Model
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -161,7 +162,7 @@ def half_db(model: Model, inputs: np.ndarray) -> float:
 
     sessions = edge_lab.eager(model), edge_lab.eager(to_half(model, Half("float16")))
     full, half = (np.concatenate([answer_of(s.run(x[None]), model.spec.task) for x in inputs]) for s in sessions)
-    return float(np.clip(parity(full, half.astype(full.dtype), task=model.spec.task).sqnr_db, -200, 200))
+    return finite_db(parity(full, half.astype(full.dtype), task=model.spec.task).sqnr_db)
 
 
 def one(net: Architecture, targets: list[str], out: Path) -> None:

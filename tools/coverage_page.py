@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from edge_lab.numbers import EQUAL_DB
+
 Row = dict[str, Any]
 COLUMNS = ("linux-onnx-fp32", "linux-xnnpack-fp32", "linux-pt2-fp32", "ios-coreml-fp16")
 LIMITS = {"linux-onnx-fp32": 60, "linux-xnnpack-fp32": 60, "linux-pt2-fp32": 60, "ios-coreml-fp16": 35}
@@ -41,7 +43,7 @@ def _cell(cell: Row, causes: list[str]) -> str:
         if text not in causes:
             causes.append(text)
         return f"{'not compared' if cell['exported'] else 'no'} ({causes.index(text) + 1})"
-    words = ["equal" if cell["sqnr_db"] >= 200 else f"{cell['sqnr_db']:.0f} dB"]
+    words = ["equal" if cell["sqnr_db"] >= EQUAL_DB else f"{cell['sqnr_db']:.0f} dB"]
     if cell["agreement"] is not None and cell["agreement"] < 100:
         words.append(f"{cell['agreement']:.1f} % of answers")
     if cell["delegated"] is not None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from edge_lab.compress.graph import attribute
 from edge_lab.errors import EdgeLabError, InputError
-from edge_lab.train.scoring import sqnr_db
+from edge_lab.numbers import sqnr_between
 from edge_lab.zoo import Model
 
 if TYPE_CHECKING:
@@ -122,14 +122,12 @@ class Judge:
     def score(self, module: Any) -> Quality:
         """Quality of a graph module that convert_pt2e made."""
         outputs = self._outputs(module)
-        noise = float(np.square(self.reference - outputs, dtype=np.float64).sum())
-        signal = float(np.square(self.reference, dtype=np.float64).sum())
         agreement = None
         if self.classes:
             agreement = 100 * float((self.reference.argmax(-1) == outputs.argmax(-1)).mean())
         own = self._top1(outputs)
         loss = None if own is None or self.top1 is None else self.top1 - own
-        return Quality(agreement, sqnr_db(signal, noise), loss, program_bytes(module) / 1e6)
+        return Quality(agreement, sqnr_between(self.reference, outputs), loss, program_bytes(module) / 1e6)
 
     def _top1(self, outputs: np.ndarray) -> float | None:
         best = outputs.argmax(-1) if self.labelled else outputs

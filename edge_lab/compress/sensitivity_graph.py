@@ -13,7 +13,7 @@ from torch import fx
 from edge_lab.compress.graph import attribute, call, fake_quantized, is_observer, module_of, operator_of
 from edge_lab.compress.sensitivity import LayerSensitivity
 from edge_lab.errors import ExportError
-from edge_lab.train.scoring import sqnr_db
+from edge_lab.numbers import sqnr_db
 
 aten = torch.ops.aten
 _CONVS = (aten.conv1d.default, aten.conv2d.default, aten.conv3d.default)

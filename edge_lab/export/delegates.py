@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from edge_lab.errors import InputError
+from edge_lab.numbers import finite_db, sqnr_between
 from edge_lab.quiet import quiet
-from edge_lab.train.scoring import sqnr_db
 
 if TYPE_CHECKING:
     from edge_lab.zoo import Model
@@ -239,9 +239,7 @@ def _lowered(model: Model, name: str, answer: dict[str, Any], place: Path) -> Lo
     decibels = None
     if answer["state"] == "ran":
         with np.load(place / "arrays.npz") as stored:
-            reference = stored["reference"].astype(np.float64)
-        outputs = np.load(place / f"{name}.npy").astype(np.float64).reshape(reference.shape)
-        decibels = min(200.0, sqnr_db(float(np.square(reference).sum()), float(np.square(reference - outputs).sum())))
+            decibels = finite_db(sqnr_between(stored["reference"], np.load(place / f"{name}.npy")))
     return Lowered(
         model.spec.name,
         name,

@@ -20,6 +20,7 @@ from edge_lab.flow.jobs import answer_of
 from edge_lab.flow.workers import Done, run_isolated
 from edge_lab.measure.mil import ENGINE, run_or_interpret
 from edge_lab.measure.parity import parity
+from edge_lab.numbers import finite_db
 from edge_lab.report.text import aligned
 from edge_lab.runtime import Session
 from edge_lab.spec import Task
@@ -27,7 +28,6 @@ from edge_lab.zoo import Model
 
 COVERAGE_TARGETS = ("linux-onnx-fp32", "linux-xnnpack-fp32", "linux-pt2-fp32", "ios-coreml-fp16")
 _INPUTS = 8
-_EQUAL_DB = 200.0  # what an infinite ratio is written as: every value is equal
 
 Compared = Literal["run", "interpreted", "no"]
 
@@ -179,7 +179,7 @@ def compared(bundle: Bundle, target: str, inputs: np.ndarray, reference: np.ndar
         why = f"{error.what} {error.why}"
         return Cell(target, True, "no", why, error.fix, runtime.delegated, runtime.operators, size_mb=size)
     close = parity(reference, outputs, task=task)
-    decibels = min(max(close.sqnr_db, -_EQUAL_DB), _EQUAL_DB)
+    decibels = finite_db(close.sqnr_db)
     return Cell(
         target, True, how, close.note, "", runtime.delegated, runtime.operators, close.agreement, decibels, size
     )

@@ -21,11 +21,11 @@ from edge_lab.measure.budget import Budgets, check
 from edge_lab.measure.latency import Latency
 from edge_lab.measure.parity import parity
 from edge_lab.measure.result import Example, Failure, TargetResult
+from edge_lab.numbers import finite_db
 from edge_lab.spec import ModelSpec, postprocess
 from edge_lab.zoo import Model
 
 ENOUGH_LABELS = 20  # below that a percentage of right answers says nothing
-EQUAL_DB = 200.0  # written for "every value is equal", which has no finite SQNR
 _PICTURES = 6
 
 
@@ -97,7 +97,7 @@ def _quality(row: TargetResult, measured: Measured) -> TargetResult:
         row,
         agreement=close.agreement,
         answers=close.answers(task),
-        sqnr_db=min(max(close.sqnr_db, -EQUAL_DB), EQUAL_DB),
+        sqnr_db=finite_db(close.sqnr_db),
         max_abs=close.max_abs if np.isfinite(close.max_abs) else None,
         notes=(*row.notes, close.note) if close.note else row.notes,
     )

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from edge_lab.measure.divergence import LayerGap
-from edge_lab.train.scoring import sqnr_db
+from edge_lab.numbers import sqnr_between
 
 Seen = Sequence[tuple[str, np.ndarray]]
 
@@ -59,7 +59,7 @@ def compare(module: torch.nn.Module, x: np.ndarray, seen: Seen) -> tuple[tuple[L
     unmatched = []
     for root, (place, value) in sorted(chosen.items()):
         own = [rows[place], *_fused(rows, place, shown)]
-        near = [_sqnr(row.value, value) for row in own if row.value.size == value.size]
+        near = [sqnr_between(row.value, value) for row in own if row.value.size == value.size]
         if near:
             layers.append(LayerGap(rows[root].name, rows[root].kind, len(layers), max(near)))
         else:
@@ -185,10 +185,3 @@ def _by_order(rows: Sequence[_Row], values: Sequence[np.ndarray]) -> Seen:
         for block in matcher.get_matching_blocks()
         for i in range(block.size)
     ]
-
-
-def _sqnr(reference: np.ndarray, value: np.ndarray) -> float:
-    exact, other = reference.ravel().astype(np.float64), value.ravel().astype(np.float64)
-    if not np.isfinite(other).all() and np.isfinite(exact).all():
-        return -np.inf
-    return sqnr_db(float(np.square(exact).sum()), float(np.square(exact - other).sum()))

@@ -11,12 +11,11 @@ import numpy as np
 
 from edge_lab.errors import InputError
 from edge_lab.measure.parity import Parity, Runs, outputs_of, parity
+from edge_lab.numbers import EQUAL_DB, finite_db
 from edge_lab.spec import Task
 
 if TYPE_CHECKING:
     from edge_lab.data import ImageSet
-
-_EQUAL_DB = 150.0  # drawn for "every value is equal", which is an infinite ratio
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class ParityMatrix:
         ax.imshow(numbers, cmap="Blues", vmin=low, vmax=high, aspect="auto")
         for i in range(count):
             for j in range(count):
-                text = "=" if numbers[i, j] >= _EQUAL_DB else "" if np.isnan(numbers[i, j]) else f"{numbers[i, j]:.0f}"
+                text = "=" if numbers[i, j] >= EQUAL_DB else "" if np.isnan(numbers[i, j]) else f"{numbers[i, j]:.0f}"
                 dark = numbers[i, j] > (low + 0.6 * (high - low))
                 ax.text(j, i, text, ha="center", va="center", color="white" if dark else "#333", fontsize=8)
         ax.set_xticks(range(count), self.names, rotation=40, ha="right")
@@ -115,7 +114,7 @@ def parity_matrix(
 def _number(value: float | None) -> float:
     if value is None:
         return float("nan")
-    return value if isfinite(value) else (_EQUAL_DB if value > 0 else -_EQUAL_DB)
+    return finite_db(value)
 
 
 def _decibels(value: float) -> str:

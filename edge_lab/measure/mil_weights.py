@@ -10,7 +10,7 @@ import numpy as np
 
 from edge_lab.errors import BundleError
 from edge_lab.measure.mil import MilProgram
-from edge_lab.train.scoring import sqnr_db
+from edge_lab.numbers import sqnr_between
 
 if TYPE_CHECKING:
     import torch
@@ -75,8 +75,7 @@ def compare_weights(program: MilProgram, model: Model) -> tuple[StoredWeight, ..
 
 
 def _row(layer: str, name: str, weight: np.ndarray, found: np.ndarray) -> StoredWeight:
-    signal, noise = np.square(weight, dtype=np.float64).sum(), np.square(weight - found, dtype=np.float64).sum()
-    return StoredWeight(layer, name, weight.shape, len(np.unique(found)), sqnr_db(float(signal), float(noise)))
+    return StoredWeight(layer, name, weight.shape, len(np.unique(found)), sqnr_between(weight, found))
 
 
 def _folded(model: Model) -> list[tuple[str, str, np.ndarray]]:

@@ -10,8 +10,8 @@ from typing import Protocol
 import numpy as np
 
 from edge_lab.errors import InputError
+from edge_lab.numbers import sqnr_db
 from edge_lab.spec import Task
-from edge_lab.train.scoring import sqnr_db
 
 
 class Runs(Protocol):

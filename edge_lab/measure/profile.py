@@ -74,7 +74,7 @@ def profile(
     total = sum(self_us for _, _, self_us, _ in events) / 1e3 / runs
     ops = [OpTime(name, n / runs, us / 1e3 / runs, us / 1e3 / runs / total, work.get(name)) for name, n, us in rows]
     ops.sort(key=lambda op: -op.ms)
-    return _with_rest(ops, top, total)
+    return with_rest(ops, top, total)
 
 
 def profile_plot(ops: Sequence[OpTime], *, ax: Any = None, title: str = "Where the time goes") -> Any:
@@ -111,7 +111,7 @@ def _events(module: Any, tensor: Any, runs: int) -> list[tuple[str, int, float, 
     return [(e.key, e.count, e.self_cpu_time_total, e.cpu_time_total) for e in profiler.key_averages()]
 
 
-def _with_rest(ops: list[OpTime], top: int, total: float) -> tuple[OpTime, ...]:
+def with_rest(ops: list[OpTime], top: int, total: float) -> tuple[OpTime, ...]:
     """The first `top` rows, and one row for the others and for time outside any of them."""
     shown = ops[:top]
     rest_ms = total - sum(op.ms for op in shown)

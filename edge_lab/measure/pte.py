@@ -14,7 +14,7 @@ from edge_lab.bundle import Bundle
 from edge_lab.errors import BundleError, InputError
 from edge_lab.export.flatbuffer import Table
 from edge_lab.export.pte_file import read_pte, refuse_unrunnable
-from edge_lab.measure.profile import OpTime, _with_rest
+from edge_lab.measure.profile import OpTime, with_rest
 from edge_lab.quiet import quiet
 from edge_lab.runtime import executorch_bindings
 
@@ -60,7 +60,7 @@ def profile_pte(
     kernels = [(name.removeprefix("native_call_"), ms) for name, _, ms in events if name.startswith("native_call_")]
     if not delegated:  # a backend that does not tell what it does inside
         kernels += [("delegate", ms) for name, _, ms in events if name == "DELEGATE_CALL"]
-    return _with_rest(_added_up([*delegated, *kernels], total), top, total)
+    return with_rest(_added_up([*delegated, *kernels], total), top, total)
 
 
 def _events(dump: str) -> list[tuple[str, bool, float]]:

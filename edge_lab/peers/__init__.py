@@ -25,12 +25,13 @@ from edge_lab.measure.machine import machine, versions
 from edge_lab.measure.parity import outputs_of, parity
 from edge_lab.measure.record import Engine, Measurement, Measurements, Quality, now
 from edge_lab.measure.roofline import bytes_moved, flops
+from edge_lab.numbers import finite_db
 from edge_lab.peers.engines import PEERS, Peer, choose
 from edge_lab.peers.inputs import Tried, calibration, tried
 from edge_lab.peers.peak import Peaks, peaks
 from edge_lab.peers.prepare import Program, programs
 from edge_lab.peers.rounds import PATIENT, Limits, Seen, measure
-from edge_lab.peers.table import EQUAL_DB, PeerRow, PeerTable
+from edge_lab.peers.table import PeerRow, PeerTable
 from edge_lab.zoo import Model, create
 
 __all__ = ["PEERS", "Peaks", "Peer", "PeerRow", "PeerTable", "Program", "choose", "compare", "compare_programs"]
@@ -190,7 +191,7 @@ def _quality(one: Seen, reference: np.ndarray, inputs: Tried, model: Model) -> d
     return {
         "top1": score(outputs, inputs.targets).top1 if labelled else None,
         "agreement": close.agreement,
-        "sqnr_db": min(max(close.sqnr_db, -EQUAL_DB), EQUAL_DB),
+        "sqnr_db": finite_db(close.sqnr_db),
         "images": len(outputs),
     }
 

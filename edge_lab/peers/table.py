@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from edge_lab.measure.record import Measurements
+from edge_lab.numbers import EQUAL_DB
 from edge_lab.peers.engines import Peer
 from edge_lab.peers.peak import Peaks
 from edge_lab.report.text import aligned
@@ -154,9 +155,6 @@ def _cells(row: PeerRow, threads: tuple[int, ...], labelled: bool) -> list[str]:
         "equal" if row.sqnr_db is not None and row.sqnr_db >= EQUAL_DB else _number(row.sqnr_db, 1),
         "–" if share is None else f"{100 * share:.0f} % of {row.peer.roof}",
     ]
-
-
-EQUAL_DB = 200.0  # stands for "every value is equal", which has no finite SQNR
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edge_lab.measure.result import RunResult, TargetResult, Verdict
+from edge_lab.numbers import EQUAL_DB
 
 State = Literal["baseline", "pass", "over", "unproven", "failed"]
 
@@ -21,7 +22,6 @@ STATES: dict[State, tuple[str, str, str]] = {
     "failed": ("no export", "FAIL", "did not come out"),
 }
 
-EQUAL_DB = 200.0  # written to run.json for "every value is equal", because JSON has no infinity
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]+")
 
 

@@ -84,6 +84,7 @@ class Evaluator:
 
     def _bundle(self, settings: Settings, target: str) -> Bundle:
         from edge_lab.compress import StaticInt8, quantize
+        from edge_lab.compress.inputs import calibration_arrays
         from edge_lab.compress.rounding import Nearest, SecondOrder
         from edge_lab.export import to
 
@@ -96,7 +97,7 @@ class Evaluator:
             rounding=Nearest() if settings.get("rounding") == "nearest" else SecondOrder(),
             keep_float=(keep,) if keep else (),
         )
-        inputs = self._calibration_inputs(model)
+        inputs = calibration_arrays(self.calibration, model)
         label = "-".join(str(settings[k]) for k in ("rounding", "per_channel", "keep_float") if k in settings)
         spec = model.spec.with_(name=f"{model.spec.name}-{label}".replace("*", "x"))
         module = quantize(model.module, inputs[0], inputs, recipe)
@@ -120,12 +121,6 @@ class Evaluator:
         keep.parent.mkdir(parents=True, exist_ok=True)
         watched = self.train.take(min(len(self.train), _ENOUGH))  # never the images that the result is judged by
         return finetune(narrow, self.train, watched, self.fit, checkpoint=keep, progress=False).model
-
-    def _calibration_inputs(self, model: Model) -> list[np.ndarray]:
-        from edge_lab.export import _calibration_inputs
-
-        found, _ = _calibration_inputs(self.calibration, model.spec)
-        return list(found)
 
     def _inputs(self) -> tuple[np.ndarray, Sequence[tuple[int, ...]]]:
         from edge_lab.measure.accuracy import prepare

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,23 +30,6 @@ def evaluate_module(model: Model, images: ImageSet, batch_size: int = 256) -> Sc
     ranks = [next((r for r, c in enumerate(order[i]) if c in images.targets[i]), 5) for i in known]
     hit = np.array(ranks)
     return Score(100 * float((hit == 0).mean()), 100 * float((hit < 5).mean()), len(known))
-
-
-def sqnr_db(signal: float, noise: float) -> float:
-    """Signal to quantization noise ratio, 10 log10(signal / noise), in dB.
-
-    Args:
-        signal: sum of the squared reference values.
-        noise: sum of the squared differences from them.
-
-    Returns:
-        inf without noise; -inf without a signal, or if the noise is infinite or NaN.
-    """
-    if noise == 0:
-        return math.inf
-    if signal == 0 or not math.isfinite(noise):
-        return -math.inf
-    return 10 * math.log10(signal / noise)
 
 
 def scores(model: Model, images: ImageSet, batch_size: int = 256) -> np.ndarray:

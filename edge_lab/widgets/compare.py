@@ -20,6 +20,7 @@ from edge_lab.measure.machine import machine, versions
 from edge_lab.measure.measured import measurement_of
 from edge_lab.measure.parity import Parity, outputs_of, parity
 from edge_lab.measure.record import Measurement, Measurements, Quality, now
+from edge_lab.numbers import finite_db
 from edge_lab.runtime import Session, load
 from edge_lab.spec import ModelSpec, Prediction, postprocess, preprocess, read_image
 from edge_lab.widgets.catalog import Choice
@@ -144,7 +145,7 @@ def _item(
         accuracy.top1 if accuracy and enough else None,
         accuracy.top5 if accuracy and enough else None,
         close.agreement if close else None,
-        min(max(close.sqnr_db, -200.0), 200.0) if close else None,
+        finite_db(close.sqnr_db) if close else None,
     )
     return measurement_of(bundle, times, quality=quality)
 

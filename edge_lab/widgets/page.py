@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge_lab.measure.measured import installed
 from edge_lab.measure.record import Measurement
+from edge_lab.numbers import EQUAL_DB, finite_db
 from edge_lab.report import charts
 from edge_lab.report.findings import decibels, number, percent
 from edge_lab.report.templates import template
@@ -137,7 +138,7 @@ def _quality(place: str, choice: Choice, item: Measurement | None, pair: Pair | 
     if place == "left":
         return facts
     if pair is not None and pair.left is not pair.right:
-        ratio = decibels(min(pair.close.sqnr_db, 200.0)) + (" dB" if pair.close.sqnr_db < 200 else "")
+        ratio = decibels(finite_db(pair.close.sqnr_db)) + (" dB" if pair.close.sqnr_db < EQUAL_DB else "")
         if pair.close.agreement is None:
             facts.append(Fact("SQNR", ratio, "", f"{pair.close.n} inputs"))
         else:
@@ -145,7 +146,7 @@ def _quality(place: str, choice: Choice, item: Measurement | None, pair: Pair | 
     elif pair is None and isinstance(known := choice.bundle.metrics.get("agreement"), float):
         facts.append(Fact("Agreement", percent(known), "%", "recorded with PyTorch"))
     elif pair is None and isinstance(known := choice.bundle.metrics.get("sqnr_db"), float):
-        facts.append(Fact("SQNR", decibels(known), "dB" if known < 200 else "", "recorded with PyTorch"))
+        facts.append(Fact("SQNR", decibels(known), "dB" if known < EQUAL_DB else "", "recorded with PyTorch"))
     return facts
 
 
