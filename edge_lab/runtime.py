@@ -112,7 +112,10 @@ def _one_batch(run: Run, bundle: Bundle) -> Run:
 
 def eager(model: Model, *, threads: int = 1) -> Session:
     """The PyTorch module itself as a Session: the reference that every runtime is compared with."""
-    return Session("eager", model.spec, "torch", threads, _torch_run(model.module.eval(), threads))
+    import torch
+
+    # What a module makes on a call and keeps must stay usable in training: no inference_mode.
+    return Session("eager", model.spec, "torch", threads, _torch_run(model.module.eval(), threads, torch.no_grad))
 
 
 def flat_arrays(value: Any) -> Outputs:
@@ -123,13 +126,14 @@ def flat_arrays(value: Any) -> Outputs:
     return tuple(leaf.detach().contiguous().cpu().numpy() for leaf in leaves if isinstance(leaf, torch.Tensor))
 
 
-def _torch_run(module: Any, threads: int) -> Run:
+def _torch_run(module: Any, threads: int, mode: Callable[[], Any] | None = None) -> Run:
     import torch
 
     torch.set_num_threads(threads)
+    mode = mode or torch.inference_mode
 
     def run(x: np.ndarray) -> Outputs:
-        with torch.inference_mode():
+        with mode():
             return flat_arrays(module(torch.from_numpy(x.copy())))  # a module may write to its input
 
     return run

@@ -144,9 +144,9 @@ def _check_pair(student: Model, teacher: Model | TeacherCache, images: ImageSet)
                 f"its task is {teacher.spec.task!r}" + ("." if teacher.spec.preprocess else ", without images."),
                 "use a classifier made with from_module(..., preprocess=Preprocess(...)).",
             )
-        with torch.inference_mode():
+        with torch.no_grad():
             classes = teacher.module.eval()(torch.zeros(teacher.spec.input.shape)).shape[-1]
-    with torch.inference_mode():
+    with torch.no_grad():
         own = student.module.eval()(torch.zeros(student.spec.input.shape)).shape[-1]
     if classes != own or classes != len(images.labels):
         raise InputError(

@@ -126,7 +126,7 @@ def answers(teacher: Model, x: Tensor, layer: str | None) -> tuple[Tensor, Tenso
     import torch
 
     size = teacher.spec.input.shape[-2:]
-    with torch.inference_mode():
+    with torch.no_grad():
         pixels = x.float()
         if pixels.shape[-2:] != size:
             pixels = torch.nn.functional.interpolate(pixels, size, mode="bilinear", antialias=True)
@@ -139,7 +139,7 @@ def answers(teacher: Model, x: Tensor, layer: str | None) -> tuple[Tensor, Tenso
             "its weights are damaged, or it overflows on these images.",
             "check it alone first: train.evaluate_module(teacher, images).",
         )
-    return logits.clone(), None if features is None else features.clone()  # usable outside inference mode
+    return logits, features
 
 
 def watched(module: nn.Module, x: Tensor, layer: str | None) -> tuple[Tensor, Tensor | None]:
@@ -174,7 +174,7 @@ def last_map(model: Model) -> tuple[str, int]:
     handles = [m.register_forward_hook(note(name)) for name, m in model.module.named_modules() if name]
     training = model.module.training
     try:
-        with torch.inference_mode():
+        with torch.no_grad():
             model.module.eval()(torch.zeros(model.spec.input.shape))
     finally:
         model.module.train(training)

@@ -175,8 +175,8 @@ def _write(model: Model, place: Path) -> None:
     inputs = np.stack(_inputs(model))
     module, _ = flatten(model.module, inputs[0])
     place.mkdir()
-    with torch.inference_mode():
-        first = [module(torch.from_numpy(x)) for x in inputs]
+    with torch.no_grad():
+        first = [module(torch.from_numpy(x.copy())) for x in inputs]
     rows = [y[0] if isinstance(y, tuple) else y for y in first]
     np.savez(place / "arrays.npz", inputs=inputs, reference=np.stack([y.numpy() for y in rows]))
     try:

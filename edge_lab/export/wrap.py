@@ -43,8 +43,8 @@ def flatten(module: torch.nn.Module, example: np.ndarray) -> tuple[torch.nn.Modu
 
     Outputs are named after their place: `output` for a single tensor, dict keys and indices joined by "_" otherwise.
     """
-    with torch.inference_mode():
-        value = module(torch.from_numpy(example))
+    with torch.no_grad():  # no exporter can save what a module makes and keeps under inference_mode
+        value = module(torch.from_numpy(example.copy()))
     if isinstance(value, torch.Tensor):
         return module, (_spec("output", value),)
     leaves, _ = pytree.tree_flatten_with_path(value)

@@ -102,7 +102,7 @@ def _events(module: Any, tensor: Any, runs: int) -> list[tuple[str, int, float, 
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as torch_profile
 
-    with torch.inference_mode():
+    with torch.no_grad():
         for _ in range(2):
             module(tensor)
         with torch_profile(activities=[ProfilerActivity.CPU]) as profiler:

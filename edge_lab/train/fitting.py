@@ -81,7 +81,7 @@ def _cross_entropy(config: FitConfig) -> Objective:
 def _check_classes(model: Model, train: ImageSet, val: ImageSet, unlabelled: bool) -> None:
     import torch
 
-    with torch.inference_mode():
+    with torch.no_grad():
         outputs = model.module(torch.zeros(model.spec.input.shape)).shape[-1]
     if outputs != len(train.labels):
         raise InputError(

@@ -41,5 +41,5 @@ def outputs(module: nn.Module, pixels: Pixels, batch_size: int) -> Tensor:
     """Raw scores (N, classes) of a module that is already in eval mode."""
     import torch
 
-    with torch.inference_mode():
+    with torch.no_grad():
         return torch.cat([module(pixels.normalised(x)).float() for x in pixels.x.split(batch_size)])  # type: ignore[no-untyped-call]

@@ -45,7 +45,7 @@ def from_module(
     weights: str = "user",
     origin: str | None = None,
 ) -> Model:
-    """Wrap your own network. It is switched to eval mode and called once with float32 noise.
+    """Wrap your own network. It is switched to eval mode and called with float32 noise until it answers twice alike.
 
     Args:
         module: takes one float32 tensor of `input_shape`.
@@ -63,7 +63,8 @@ def from_module(
         origin: see Model.
 
     Raises:
-        InputError: not a module, unusable shape, the forward call fails, or labels don't fit the output.
+        InputError: not a module, unusable shape, the forward call fails, the answers to equal inputs differ, or
+            labels don't fit the output.
     """
     from torch import nn
 
@@ -117,10 +118,13 @@ def check_shape(shape: Sequence[int]) -> Shape:
 def _trial_forward(module: nn.Module, shape: Shape) -> Any:
     import torch
 
+    from edge_lab.zoo.steady import settle
+
     noise = torch.rand(shape, generator=torch.Generator().manual_seed(0))
     try:
-        with torch.inference_mode():
-            return module(noise)
+        return settle(module, noise)
+    except InputError:
+        raise
     except Exception as error:
         raise InputError(
             f"{type(module).__name__} can't be called with a float32 tensor of shape {shape}.",
