@@ -9,20 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from edge_lab.errors import DataError, InputError
+from edge_lab.zoo.matching import TensorSet, matched, tensor_sets
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
 T = TypeVar("T")
-
-_NESTED = ("model", "state_dict", "model_state_dict")  # where training scripts put the tensors
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Tensors by name, and what the file says about them (`weights`: what they were trained on)."""
+    """The dicts of tensors in a file, and what it says about them (`weights`: what they were trained on)."""
 
-    tensors: dict[str, Tensor]
+    sets: list[TensorSet]
     weights: str
     labels: tuple[str, ...]
 
@@ -64,15 +63,17 @@ def read_checkpoint(path: Path) -> Checkpoint:
         )
     content = _read(path)
     meta: dict[str, Any] = content if isinstance(content, dict) else {}
-    for key in _NESTED:
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-            break
-    tensors = _tensors(content, path)
+    sets = tensor_sets(content)
+    if not sets:
+        raise DataError(
+            f"{path} holds no weights.",
+            f"it is a {type(content).__name__} without tensors by name.",
+            "save them with torch.save(network.state_dict(), path).",
+        )
     labels = meta.get("labels", ())
     known = isinstance(labels, (list, tuple)) and all(isinstance(label, str) for label in labels)
     trained_on = meta.get("weights")
-    return Checkpoint(tensors, trained_on if isinstance(trained_on, str) else "user", tuple(labels) if known else ())
+    return Checkpoint(sets, trained_on if isinstance(trained_on, str) else "user", tuple(labels) if known else ())
 
 
 def _read(path: Path) -> Any:
@@ -125,42 +126,9 @@ def _damaged(path: Path, error: Exception) -> DataError:
     )
 
 
-def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
-    import torch
-
-    named = content.items() if isinstance(content, dict) else ()
-    tensors = {str(k).removeprefix("module."): v for k, v in named if isinstance(v, torch.Tensor)}
-    if not tensors:
-        raise DataError(
-            f"{path} holds no weights.",
-            f"it is a {type(content).__name__} without tensors by name.",
-            "save them with torch.save(network.state_dict(), path).",
-        )
-    return tensors
-
-
 def load_into(module: nn.Module, checkpoint: Checkpoint, source: str) -> None:
-    """Copy a checkpoint's tensors into a network; every name and shape must match, or DataError names them."""
-    target, given = module.state_dict(), checkpoint.tensors
-    optional = {k for k in target if k.endswith("num_batches_tracked")}
-    problems = {
-        "missing": sorted(set(target) - set(given) - optional),
-        "unexpected": sorted(set(given) - set(target)),
-        "another shape": sorted(
-            f"{k} {tuple(given[k].shape)} instead of {tuple(target[k].shape)}"
-            for k in set(target) & set(given)
-            if target[k].shape != given[k].shape
-        ),
-    }
-    if any(problems.values()):
-        listed = (
-            f"{label}: {', '.join(keys[:3])}{f' and {len(keys) - 3} more' if len(keys) > 3 else ''}"
-            for label, keys in problems.items()
-            if keys
-        )
-        raise DataError(
-            f"the weights in {source} do not fit this network.",
-            "; ".join(listed) + ".",
-            "use the checkpoint of the same architecture; labels set the number of outputs.",
-        )
-    module.load_state_dict(given, strict=False)
+    """Copy a checkpoint's tensors into a network; every name and shape must match, or DataError names them.
+
+    What wrappers put around the names is left out: see `edge_lab.zoo.matching`.
+    """
+    module.load_state_dict(matched(module.state_dict(), checkpoint.sets, source), strict=False)
