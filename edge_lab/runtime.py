@@ -112,10 +112,9 @@ def _one_batch(run: Run, bundle: Bundle) -> Run:
 
 def eager(model: Model, *, threads: int = 1) -> Session:
     """The PyTorch module itself as a Session: the reference that every runtime is compared with."""
-    import torch
+    from edge_lab.zoo.steady import calling
 
-    # What a module makes on a call and keeps must stay usable in training: no inference_mode.
-    return Session("eager", model.spec, "torch", threads, _torch_run(model.module.eval(), threads, torch.no_grad))
+    return Session("eager", model.spec, "torch", threads, _torch_run(model.module.eval(), threads, calling))
 
 
 def flat_arrays(value: Any) -> Outputs:

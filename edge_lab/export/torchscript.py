@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import traceback
 import warnings
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -69,22 +70,37 @@ def record(module: torch.nn.Module, example: np.ndarray, job: Job | None = None)
     """
     import torch
 
+    from edge_lab.zoo.steady import calling
+
     jit: Any = torch.jit
-    with warnings.catch_warnings(record=True) as caught, torch.no_grad():
+    with warnings.catch_warnings(record=True) as caught, calling():
         warnings.simplefilter("always")
         try:
             program = jit.trace(module, (torch.from_numpy(example),), strict=False)
         except RuntimeError as error:
             if "dynamo-optimized function" not in str(error):
                 raise
-            raise ExportError(
-                f"{_name(module, job)} can't be exported to {job.target.name if job else 'TorchScript'}.",
-                "it uses torch.cond or another operator of torch.export, which TorchScript does not know.",
-                "write an ordinary if or while for this target, or export to pt2, onnx or xnnpack.",
-            ) from error
+            raise _compiled(error, _name(module, job), job) from error
         if not any(issubclass(w.category, jit.TracerWarning) for w in caught):
             return program
         return _script_or_proof(module, example, program, job)
+
+
+def _compiled(error: RuntimeError, name: str, job: Job | None) -> ExportError:
+    """A trace that met torch.compile: torch.cond calls it, or the reader did, on a part or a function."""
+    files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    what = f"{name} can't be exported to {job.target.name if job else 'TorchScript'}."
+    if any("_higher_order_ops" in file for file in files):
+        return ExportError(
+            what,
+            "it uses torch.cond or another operator of torch.export, which TorchScript does not know.",
+            "write an ordinary if or while for this target, or export to pt2, onnx or xnnpack.",
+        )
+    return ExportError(
+        what,
+        "a part of it, or a function that it calls, is wrapped in torch.compile, which can't be traced.",
+        "leave torch.compile out there (around the whole network it does no harm), or export to pt2, onnx or xnnpack.",
+    )
 
 
 def _name(module: torch.nn.Module, job: Job | None) -> str:

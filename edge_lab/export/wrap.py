@@ -8,6 +8,7 @@ from torch.utils import _pytree as pytree
 
 from edge_lab.errors import ExportError
 from edge_lab.spec import Preprocess, TensorSpec
+from edge_lab.zoo.steady import calling
 
 
 class FlatOutputs(torch.nn.Module):
@@ -43,7 +44,7 @@ def flatten(module: torch.nn.Module, example: np.ndarray) -> tuple[torch.nn.Modu
 
     Outputs are named after their place: `output` for a single tensor, dict keys and indices joined by "_" otherwise.
     """
-    with torch.no_grad():  # no exporter can save what a module makes and keeps under inference_mode
+    with calling():
         value = module(torch.from_numpy(example.copy()))
     if isinstance(value, torch.Tensor):
         return module, (_spec("output", value),)

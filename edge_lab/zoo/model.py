@@ -47,6 +47,8 @@ def from_module(
 ) -> Model:
     """Wrap your own network. It is switched to eval mode and called with float32 noise until it answers twice alike.
 
+    What was put around it for training (torch.compile, DataParallel, AveragedModel) is taken off.
+
     Args:
         module: takes one float32 tensor of `input_shape`.
         input_shape: with the batch first, e.g. (1, 3, 224, 224). Programs are exported for this shape.
@@ -63,23 +65,17 @@ def from_module(
         origin: see Model.
 
     Raises:
-        InputError: not a module, unusable shape, the forward call fails, the answers to equal inputs differ, or
-            labels don't fit the output.
+        InputError: not a module, or TorchScript or an exported graph; unusable shape; the forward call fails; the
+            answers to equal inputs differ; or labels don't fit the output.
     """
-    from torch import nn
+    from edge_lab.zoo.wrapped import unwrapped
 
-    if not isinstance(module, nn.Module):
-        raise InputError(
-            f"from_module got a {type(module).__name__}, not a torch.nn.Module.",
-            "only modules can be traced and exported.",
-            "pass the network itself; wrap a function in a small nn.Module with a forward method.",
-        )
+    module = unwrapped(module)
     shape = check_shape(input_shape)
     image_like = len(shape) == 4 and shape[1] == 3 and min(shape[2:]) >= 32
     if preprocess is None and image_like and task in (None, "classify", "segment", "detect"):
         height, width = shape[2:]
         preprocess = Preprocess(round(max(height, width) / 0.875), (height, width), IMAGENET_MEAN, IMAGENET_STD)
-    module.eval()
     output = _trial_forward(module, shape)
     task = task or (_task_of(output) if preprocess else "tensor")
     labels = tuple(labels)

@@ -10,7 +10,7 @@ import linecache
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,13 +27,23 @@ _TORCH = str(Path(torch.__file__).parent)
 _SWITCHED = re.compile(r"dropout|rrelu")  # functions of torch with an argument that switches them off
 
 
+@contextmanager
+def calling() -> Iterator[None]:
+    """How a network is called here: no gradients, and what torch.compile made of its parts runs as it was written.
+
+    Not `inference_mode`: what a module makes on a call and keeps could be neither trained nor exported after that.
+    """
+    compiling = "torch._dynamo" in sys.modules  # else nothing can have been compiled, and importing it takes seconds
+    with torch.no_grad(), torch.compiler.set_stance("force_eager") if compiling else nullcontext():
+        yield
+
+
 def settle(module: torch.nn.Module, example: torch.Tensor) -> Any:
     """Call a module, in the mode it is in, until it answers `example` twice in the same way; return that answer.
 
     Two calls do for most. A module that changes itself on its first call (lazy layers, a grid that is made once) is
     settled by that call: its second and third answer are the same. What it makes there of random numbers is the same
-    in every process (seed 0; torch's own state is left alone). Tensors that it keeps are ordinary ones: `no_grad`, not
-    `inference_mode`, whose tensors no exporter can save.
+    in every process (seed 0; torch's own state is left alone).
 
     Args:
         module: takes one tensor.
@@ -42,7 +52,7 @@ def settle(module: torch.nn.Module, example: torch.Tensor) -> Any:
     Raises:
         InputError: it answers differently every time; names the part where that begins. Whatever the module raises.
     """
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with calling(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         last = module(example.clone())
         before = torch.get_rng_state()
