@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from edge_lab.errors import EdgeLabError
     from edge_lab.export import Target, targets, to
     from edge_lab.flow import run
+    from edge_lab.image import read_image
     from edge_lab.runtime import Session, eager, load
     from edge_lab.spec import (
         ModelSpec,
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
         TensorSpec,
         postprocess,
         preprocess,
-        read_image,
     )
     from edge_lab.zoo import Model, create, from_module, list_models, register
 
@@ -47,7 +47,7 @@ _HOME = {
     "load": "runtime",
     "postprocess": "spec",
     "preprocess": "spec",
-    "read_image": "spec",
+    "read_image": "image",
     "register": "zoo",
     "run": "flow",
     "targets": "export",

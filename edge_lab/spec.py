@@ -3,7 +3,7 @@
 The parts are frozen dataclasses; `edge_lab.bundle` writes them to bundle.json. Preprocessing is data, never
 code in an app, and is defined so exactly that C++, Kotlin, Swift and C can repeat it bit for bit:
 
-1. decode the image to 8-bit RGB (alpha over black is dropped, EXIF rotation applied);
+1. decode the image to 8-bit RGB: of 16-bit values the high byte (`v >> 8`), alpha is dropped, EXIF rotation applied;
 2. resize: the short side becomes `resize`, the long side `resize * long // short`, with Pillow's
    antialiased filter (8-bit fixed point, horizontal pass first);
 3. crop the centre `crop` = (height, width), offsets `(size - crop) // 2`;
@@ -21,12 +21,22 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from edge_lab.audio import Audio, Sound, hear
-from edge_lab.errors import DataError, InputError
+from edge_lab.errors import InputError
+from edge_lab.image import from_array, read_image, resize_and_crop, to_rgb
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 Task = Literal["classify", "detect", "segment", "keyword", "tensor"]
+
+
+def contiguous(array: np.ndarray) -> np.ndarray:
+    """The same values in C order with the strides of their shape.
+
+    `np.ascontiguousarray` leaves a stride of 0 or any other on an axis of size 1, such as `x[None]` has; engines that
+    read raw memory by strides refuse it.
+    """
+    return np.ascontiguousarray(array).ravel().reshape(array.shape)
 
 
 @dataclass(frozen=True)
@@ -50,7 +60,7 @@ class TensorSpec:
                 f"convert it: x.astype({self.dtype!r}).",
             )
         if array.ndim == len(self.shape) and array.shape[1:] == self.shape[1:]:
-            return np.ascontiguousarray(array)
+            return contiguous(array)
         nhwc = len(self.shape) == 4 and array.shape[1:] == (*self.shape[2:], self.shape[1])
         raise InputError(
             f"input {self.name!r} has shape {tuple(array.shape)}, the model takes {self.shape} ({self.layout}).",
@@ -120,6 +130,15 @@ class ModelSpec:
     licence: str = ""
     audio: Audio | None = None
 
+    def __post_init__(self) -> None:
+        broken = next((label for label in self.labels if "\n" in label or "\r" in label), None)
+        if broken is not None:
+            raise InputError(
+                f"label {broken!r} holds a line break.",
+                "a bundle keeps its labels in labels.txt, one in each line.",
+                "labels=tuple(' '.join(label.split()) for label in labels).",
+            )
+
     def with_(self, **changes: object) -> ModelSpec:
         """A copy with some fields replaced."""
         return replace(self, **changes)  # type: ignore[arg-type]
@@ -134,27 +153,8 @@ class Prediction:
     score: float
 
 
-def read_image(path: Path | str) -> Image:
-    """Decode an image file to 8-bit RGB, turned upright by its EXIF tag.
-
-    Raises:
-        DataError: the file is missing, cut off, or not an image.
-    """
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(
-            f"{path} could not be read as an image.",
-            str(error),
-            "open it in an image viewer; save it again as JPEG or PNG, or leave it out.",
-        ) from error
-
-
 def preprocess(image: Image | Sound | np.ndarray | Path | str, spec: ModelSpec) -> np.ndarray:
-    """Turn an image (path, PIL image, or uint8 array HxWx3) or a recording into the model's input.
+    """Turn an image (path, PIL image of any mode, or uint8 array HxWx3) or a recording into the model's input.
 
     Recordings are WAV files, Sounds, or float32 samples that have the model's rate already.
 
@@ -167,8 +167,6 @@ def preprocess(image: Image | Sound | np.ndarray | Path | str, spec: ModelSpec) 
 
 
 def _from_image(image: Image | np.ndarray | Path | str, spec: ModelSpec) -> np.ndarray:
-    from PIL import Image
-
     recipe = spec.preprocess
     if recipe is None:
         raise InputError(
@@ -178,37 +176,15 @@ def _from_image(image: Image | np.ndarray | Path | str, spec: ModelSpec) -> np.n
         )
     if isinstance(image, (str, Path)):
         image = read_image(image)
-    elif isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise InputError(
-                f"the image array is {image.dtype} {image.shape}.",
-                "an image is uint8 with shape (height, width, 3); normalising is this function's work.",
-                "pass the pixels as they are, or a path, or a PIL image.",
-            )
-        image = Image.fromarray(image)
-    pixels = np.asarray(_resize_and_crop(image.convert("L" if recipe.color == "L" else "RGB"), recipe))
+    image = from_array(image) if isinstance(image, np.ndarray) else to_rgb(image)
     if recipe.color == "L":
-        pixels = pixels[:, :, None]
-    elif recipe.color == "BGR":
+        image = image.convert("L")
+    pixels = resize_and_crop(image, recipe.resize, recipe.crop, recipe.interpolation)
+    if recipe.color == "BGR":
         pixels = pixels[:, :, ::-1]
     f32 = np.float32
     x = (pixels.astype(f32) * f32(recipe.scale) - np.array(recipe.mean, f32)) / np.array(recipe.std, f32)
-    return np.ascontiguousarray(x.transpose(2, 0, 1)[None])
-
-
-def _resize_and_crop(image: Image, recipe: Preprocess) -> Image:
-    from PIL import Image
-
-    width, height = image.size
-    short, long = sorted((width, height))
-    long = recipe.resize * long // short
-    size = (recipe.resize, long) if width <= height else (long, recipe.resize)
-    if image.size != size:  # in two steps: at once, Pillow 13 takes the vertical pass first for pictures that are tall
-        kind = Image.Resampling[recipe.interpolation.upper()]
-        image = image.resize((size[0], image.height), kind).resize(size, kind)
-    crop_h, crop_w = recipe.crop
-    left, top = (size[0] - crop_w) // 2, (size[1] - crop_h) // 2
-    return image.crop((left, top, left + crop_w, top + crop_h))
+    return contiguous(x.transpose(2, 0, 1)[None])
 
 
 def postprocess(output: np.ndarray, spec: ModelSpec) -> list[Prediction]:

@@ -30,7 +30,7 @@ HEAVY = (
 # A module imports only from its own row and the rows above.
 LAYERS = (
     ("errors", "files", "numbers", "quiet"),
-    ("ort", "wav"),
+    ("image", "ort", "wav"),
     ("audio",),
     ("fixed_mel", "recognize", "spec"),
     ("bundle",),

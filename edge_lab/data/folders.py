@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from edge_lab.data.images import ImageSet, hash_of
 from edge_lab.errors import DataError
-from edge_lab.spec import read_image
+from edge_lab.image import read_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image

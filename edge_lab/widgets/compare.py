@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from edge_lab.bundle import Bundle
 from edge_lab.data import ImageSet
 from edge_lab.errors import DataError
+from edge_lab.image import read_image
 from edge_lab.measure.accuracy import Accuracy, Targets, prepare, score
 from edge_lab.measure.gate import gate
 from edge_lab.measure.latency import Latency, interleaved
@@ -22,7 +23,7 @@ from edge_lab.measure.parity import Parity, outputs_of, parity
 from edge_lab.measure.record import Measurement, Measurements, Quality, now
 from edge_lab.numbers import finite_db
 from edge_lab.runtime import Session, load
-from edge_lab.spec import ModelSpec, Prediction, postprocess, preprocess, read_image
+from edge_lab.spec import ModelSpec, Prediction, postprocess, preprocess
 from edge_lab.widgets.catalog import Choice
 
 if TYPE_CHECKING:

@@ -86,8 +86,7 @@ int orientation_of(Reader& r) {
   return 1;
 }
 
-// One row of unpacked values to RGB. 16-bit colours keep their high byte; 16-bit grey is cut off at 255, as Pillow's
-// conversion of mode I;16 does. Alpha is dropped.
+// One row of unpacked values to RGB. 16-bit values keep their high byte, which comes first. Alpha is dropped.
 void to_rgb(Reader& r, const uint8_t* from, uint8_t* to) {
   const bool wide = r.depth == 16;
   const size_t channels = png_get_channels(r.png, r.info), step = channels * (wide ? 2 : 1), width = r.width;
@@ -106,10 +105,7 @@ void to_rgb(Reader& r, const uint8_t* from, uint8_t* to) {
   } else {
     const int stretch = r.depth < 8 ? 255 / ((1 << r.depth) - 1) : 1;
     for (size_t x = 0; x < width; ++x) {
-      const uint8_t* value = from + x * step;
-      const bool saturated = wide && channels == 1 && value[0] != 0;
-      const int grey = wide && channels == 1 ? (saturated ? 255 : value[1]) : value[0] * stretch;
-      std::memset(to + 3 * x, grey, 3);
+      std::memset(to + 3 * x, from[x * step] * stretch, 3);
     }
   }
 }
