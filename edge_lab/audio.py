@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from edge_lab.errors import DataError, InputError
+from edge_lab.wav import LOUDEST, SILENT, decode, too_loud
 
-SILENT = 1e-4  # a peak below this (-80 dB of full scale) is no recording of anything
 _FULL_SCALE = 32767 / 32768
 _CLIPPED = 0.05  # share of samples at full scale above which words can't be told apart any more
 _HALF_WIDTH = 16  # of the resampling filter, in zero crossings
@@ -102,23 +102,49 @@ def hear(sound: Sound | np.ndarray | Path | str, audio: Audio) -> np.ndarray:
     """The input tensor of one recording: (1, samples) waveform, or (1, 1, frames, mels) features.
 
     Args:
-        sound: a WAV file, a Sound, or float32 samples that have the model's rate already.
+        sound: a WAV file, a Sound, or float samples (N,) that have the model's rate already.
         audio: of the model's spec.
 
     Raises:
-        DataError: the file can't be read, or holds silence, or is clipped.
+        DataError: the file can't be read, or the samples are silence, clipped, not from -1 to 1, or no numbers.
+        InputError: it is no sound: integers, several channels.
     """
     name = str(sound) if isinstance(sound, (str, Path)) else "the recording"
     if isinstance(sound, (str, Path)):
         sound = read_wav(sound)
     elif isinstance(sound, np.ndarray):
         sound = Sound(sound, audio.sample_rate)
-    refuse_unusable(sound.samples, name)
-    x = fit(resample(sound.samples, sound.rate, audio.sample_rate), audio.samples)
+    samples = checked(sound.samples, name)
+    refuse_unusable(samples, name)
+    x = fit(resample(samples, sound.rate, audio.sample_rate), audio.samples)
     if audio.features is None:
         return x.reshape(1, -1)  # x[None] would have a stride of 0, which ExecuTorch's exporter refuses
     features = log_mel(x, audio.sample_rate, audio.features)
     return features.reshape(1, 1, *features.shape)
+
+
+def checked(samples: np.ndarray, name: str) -> np.ndarray:
+    """The samples as float32 (N,), if that is what they are.
+
+    Raises:
+        InputError: integers, or several channels. DataError: values that are no numbers, or beyond what sound can be.
+    """
+    if samples.ndim != 1 or samples.dtype.kind != "f":
+        raise InputError(
+            f"{name} is {samples.dtype} {samples.shape}.",
+            "sound is floats from -1 to 1, of shape (N,).",
+            "average channels: x.mean(axis=1); divide integers: x / 32768 of int16, x / 2**31 of int32.",
+        )
+    peak = float(np.abs(samples).max()) if len(samples) else 0.0
+    if not math.isfinite(peak):
+        raise DataError(
+            f"{name} holds values that are no numbers.",
+            f"{np.count_nonzero(~np.isfinite(samples))} of {len(samples)} samples are NaN or infinite.",
+            "look at what computed them; np.nan_to_num(x) makes them finite.",
+        )
+    if peak > LOUDEST:
+        raise too_loud(name, peak)
+    return samples.astype(np.float32, copy=False)
 
 
 def fit(samples: np.ndarray, length: int) -> np.ndarray:
@@ -174,7 +200,7 @@ def _filters(up: int, down: int) -> tuple[np.ndarray, int]:
 
 
 def refuse_unusable(samples: np.ndarray, name: str) -> None:
-    """Raise DataError for a recording of silence, or one that is mostly clipped."""
+    """Raise DataError for a recording of silence, or one of which much is clipped or beyond full scale."""
     peak = float(np.abs(samples).max()) if len(samples) else 0.0
     if peak < SILENT:
         raise DataError(
@@ -183,6 +209,8 @@ def refuse_unusable(samples: np.ndarray, name: str) -> None:
             "check the microphone and its level (arecord -l, alsamixer), and record again.",
         )
     clipped = float(np.mean(np.abs(samples) >= _FULL_SCALE))
+    if clipped > _CLIPPED and peak > 1:
+        raise too_loud(name, peak)
     if clipped > _CLIPPED:
         raise DataError(
             f"{name} is clipped.",
@@ -236,8 +264,6 @@ def read_wav(path: Path | str) -> Sound:
     Raises:
         DataError: missing, no WAV file, cut off, compressed, empty, or values that are no numbers.
     """
-    from edge_lab.wav import decode
-
     try:
         content = Path(path).read_bytes()
     except OSError as error:

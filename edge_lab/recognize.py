@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edge_lab.audio import Audio
+from edge_lab.audio import Audio, checked
 from edge_lab.errors import DataError, InputError, MissingTool
 
 _BLOCK = 1600  # samples that a microphone is read in: a tenth of a second at 16 kHz
@@ -83,9 +83,13 @@ class Recognizer:
         self.effort = Effort()
 
     def push(self, samples: np.ndarray) -> Iterator[Word]:
-        """Take any number of samples (float32, at the model's rate) and yield the words that they complete."""
+        """Take any number of samples (floats (N,), at the model's rate) and yield the words that they complete.
+
+        Raises:
+            InputError, DataError: the samples are no sound: integers, several channels, not from -1 to 1.
+        """
         hop = self._audio.listen.hop
-        self._pending = np.concatenate([self._pending, np.asarray(samples, np.float32)])
+        self._pending = np.concatenate([self._pending, checked(samples, "the sound")])
         while len(self._pending) >= hop:
             new, self._pending = self._pending[:hop], self._pending[hop:]
             kept = self._window[hop:] if hop < len(self._window) else self._window[:0]

@@ -10,6 +10,10 @@ from edge_lab.errors import DataError
 
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 _RATES = (4000, 192_000)  # Hz
+_UNKNOWN = 0x7FFF0000  # sizes from here on stand in headers that were written before the end was known
+_CANCELLED = 0.01  # the mean of the channels below this share of the loudest: they are opposite
+LOUDEST = 8.0  # 18 dB over full scale: floats above it are integers that nobody divided
+SILENT = 1e-4  # a peak below this (-80 dB of full scale) is no recording of anything
 
 
 def decode(content: bytes, name: str) -> tuple[np.ndarray, int]:
@@ -26,11 +30,26 @@ def decode(content: bytes, name: str) -> tuple[np.ndarray, int]:
         elif kind == b"data":
             if layout is None:
                 raise _bad(name, "its samples come before their format")
+            if size >= _UNKNOWN or (size == 0 and not _chunks_follow(content, body)):
+                size = left - left % _frame(layout)  # a stream may end anywhere
             if size > left:
                 raise _bad(name, f"it is cut off: {left} of {size} bytes")
             return _samples(content[body : body + size], layout, name), layout[2]
         at = body + size + size % 2
     raise _bad(name, "it holds no samples")
+
+
+def _chunks_follow(content: bytes, at: int) -> bool:
+    """Whether the rest of the file is chunks to its end, and not the samples of a stream of unknown length."""
+    while at + 8 <= len(content) and all(0x20 <= letter < 0x7F for letter in content[at : at + 4]):
+        size = struct.unpack_from("<I", content, at + 4)[0]
+        at += 8 + size + size % 2
+    return at >= len(content) and at - len(content) <= 1
+
+
+def _frame(layout: tuple[int, int, int, int]) -> int:
+    """Bytes of one sample of all channels."""
+    return layout[1] * layout[3] // 8
 
 
 def _layout(body: bytes, name: str) -> tuple[int, int, int, int]:
@@ -52,13 +71,32 @@ def _layout(body: bytes, name: str) -> tuple[int, int, int, int]:
 
 def _samples(data: bytes, layout: tuple[int, int, int, int], name: str) -> np.ndarray:
     form, channels, _, bits = layout
-    if not data or len(data) % (channels * bits // 8):
+    if not data or len(data) % _frame(layout):
         raise _bad(name, "its samples end in the middle of one" if data else "it holds no samples")
     values = _floats(data, bits) if form == _FLOAT else _integers(data, bits)
     if not np.isfinite(values).all():
         raise _bad(name, "it holds values that are no numbers")
     mono: np.ndarray = values.reshape(-1, channels).mean(axis=1).astype(np.float32)
+    peak, loudest = float(np.abs(mono).max()), float(np.abs(values).max())
+    if peak > LOUDEST:
+        raise too_loud(name, peak)
+    if loudest >= SILENT and peak < _CANCELLED * loudest:
+        raise DataError(
+            f"{name} has channels that cancel each other.",
+            f"one of its {channels} channels reaches {loudest:.6f} of full scale, their mean {peak:.6f}.",
+            "keep one channel: sox INPUT OUTPUT.wav remix 1.",
+        )
     return mono
+
+
+def too_loud(name: str, peak: float) -> DataError:
+    """The error for samples beyond full scale: floats that are integers in truth, or too loud."""
+    white = next((2.0**n for n in (15, 23, 31) if LOUDEST < peak <= 2**n), peak)
+    return DataError(
+        f"{name} goes beyond full scale.",
+        f"its float samples go up to {peak:g}; sound is from -1 to 1.",
+        f"divide them by {white:.10g} where they come from.",
+    )
 
 
 def _floats(data: bytes, bits: int) -> np.ndarray:

@@ -109,6 +109,87 @@ def test_silence_and_clipping_are_refused(tmp_path: Path) -> None:
         hear(tmp_path / "clipped.wav", audio)
 
 
+def test_float_samples_in_the_range_of_integers_are_named(tmp_path: Path) -> None:
+    x = _tone(16000, 0.2)
+    for scale, divide in ((32767, 32768), (2**22, 8388608), (2**30, 2147483648), (2**40, None)):
+        path = _wav(tmp_path / "x.wav", (x * scale).astype("<f4").tobytes(), form=3, bits=32)
+        with pytest.raises(DataError, match=r"goes beyond full scale") as refused:
+            read_wav(path)
+        assert f"up to {scale * float(np.abs(x).max()):g};" in refused.value.why
+        assert divide is None or f"divide them by {divide} " in refused.value.fix
+        with pytest.raises(DataError, match="goes beyond full scale"):
+            hear(x * np.float32(scale), Audio())
+    loud = _wav(tmp_path / "loud.wav", (x * 3).astype("<f4").tobytes(), form=3, bits=32)
+    with pytest.raises(DataError, match=r"beyond full scale(?s:.)*divide them by 1.5 "):  # not clipped: nothing is lost
+        hear(loud, Audio())
+    peaks = np.concatenate([x / 4, np.full(40, 1.5, np.float32)])  # a few samples may be louder than 1
+    assert hear(_wav(tmp_path / "p.wav", peaks.tobytes(), form=3, bits=32), Audio()).max() == 1.5
+
+
+STREAMS = [(0xFFFFFFFF, 0xFFFFFFFF), (0, 0), (36, 0), (0x7FFFF024, 0x7FFFF000), (0x7FFFFFFF, 0x7FFFFF00)]
+
+
+@pytest.mark.parametrize(("riff", "size"), STREAMS)
+def test_a_stream_of_unknown_length_goes_to_the_end(riff: int, size: int, tmp_path: Path) -> None:
+    """What ffmpeg, sox, arecord and an interrupted recorder leave behind, also if it ends in the middle of a sample."""
+    x = np.round(_tone(16000, 0.1) * 32767).astype("<i2")
+    whole = _wav(tmp_path / "x.wav", x.tobytes(), channels=2).read_bytes()
+    at = whole.index(b"data") + 4
+    for rest in (x.tobytes(), x.tobytes()[:-3]):
+        content = whole[:4] + struct.pack("<I", riff) + whole[8:at] + struct.pack("<I", size) + rest
+        (tmp_path / "x.wav").write_bytes(content)
+        wanted = x[: len(rest) // 4 * 2].reshape(-1, 2).mean(axis=1) / 32768
+        np.testing.assert_array_equal(read_wav(tmp_path / "x.wav").samples, wanted.astype(np.float32))
+
+
+def test_an_empty_recording_with_other_chunks_stays_empty(tmp_path: Path) -> None:
+    content = _wav(tmp_path / "x.wav", b"").read_bytes() + _chunk(b"LIST", b"some words") + _chunk(b"id3 ", b"odd")
+    for cut in (0, 1):  # many programs leave the last padding out
+        (tmp_path / "x.wav").write_bytes(content[: len(content) - cut])
+        with pytest.raises(DataError, match="holds no samples"):
+            read_wav(tmp_path / "x.wav")
+
+
+def test_channels_that_cancel_each_other_are_named(tmp_path: Path) -> None:
+    x = np.round(_tone(16000, 0.2) * 32767).astype("<i2")
+    opposite = _wav(tmp_path / "o.wav", np.stack([x, -x], 1).tobytes(), channels=2)
+    with pytest.raises(DataError, match=r"cancel each other(?s:.)*2 channels reaches 0.50"):
+        hear(opposite, Audio())
+    for other in (0 * x, x // 2, -x // 2, np.roll(-x, 3)):
+        hear(_wav(tmp_path / "g.wav", np.stack([x, other], 1).tobytes(), channels=2), Audio())
+    with pytest.raises(DataError, match="is silent"):
+        hear(_wav(tmp_path / "s.wav", bytes(4000), channels=2), Audio())
+
+
+ARRAYS = {
+    "int16": np.round(_tone(16000, 0.1) * 32767).astype(np.int16),
+    "int32": np.round(_tone(16000, 0.1) * 2**30).astype(np.int32),
+    r"float32 \(1600, 2\)": np.stack([_tone(16000, 0.1)] * 2, axis=1),
+    r"float64 \(2, 1600\)": np.zeros((2, 1600)),
+}
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_arrays_that_are_no_sound_are_refused(name: str) -> None:
+    """int16 and (N, 2) are what scipy.io.wavfile reads."""
+    for give in (lambda: hear(ARRAYS[name], Audio()), lambda: hear(Sound(ARRAYS[name], 8000), Audio())):
+        with pytest.raises(InputError, match=name):
+            give()
+    with pytest.raises(InputError, match=name):
+        words(Recognizer(Loud(), ("on", "off"), AUDIO), ARRAYS[name])
+
+
+def test_samples_that_are_no_numbers_are_refused() -> None:
+    for bad in (np.nan, np.inf, -np.inf):
+        x = _tone(16000)
+        x[5] = bad
+        with pytest.raises(DataError, match="1 of 16000 samples are NaN or infinite"):
+            hear(x, Audio())
+        with pytest.raises(DataError, match="no numbers"):
+            words(Recognizer(Loud(), ("on", "off"), AUDIO), x)
+    assert hear(_tone(16000).astype(np.float64), Audio()).dtype == np.float32
+
+
 def test_fitting_keeps_the_middle() -> None:
     np.testing.assert_array_equal(fit(np.arange(1, 4, dtype=np.float32), 6), [0, 1, 2, 3, 0, 0])
     np.testing.assert_array_equal(fit(np.arange(7, dtype=np.float32), 4), [1, 2, 3, 4])

@@ -151,7 +151,9 @@ BAD_FILES = {
     "no samples": GOOD[:-208],
     "nothing in them": wav(b""),
     "cut off": GOOD[:-7],
-    "huge size": GOOD[:-204] + b"\xff\xff\xff\xff" + GOOD[-200:],
+    "huge size": GOOD[:-204] + b"\xff\xff\xfe\x7f" + GOOD[-200:],
+    "empty stream": GOOD[:-204] + b"\xff\xff\xff\xff" + b"\1",
+    "empty, then chunks": wav(b"") + chunk(b"LIST", b"words") + chunk(b"id3 ", b"more words"),
     "half a sample": wav(b"abc"),
     "samples first": b"RIFF\0\0\0\0WAVE" + chunk(b"data", b"ab") + GOOD[24:],
     "short format": b"RIFF\0\0\0\0WAVE" + chunk(b"fmt ", b"\1\0\1\0") + chunk(b"data", b"ab"),
@@ -165,6 +167,14 @@ BAD_FILES = {
     "fast": wav(b"abcd", rate=0xFFFFFFFF),
     "no number": wav(NAN, form=3, bits=32),
     "infinite": wav(np.array([-np.inf], "<f4").tobytes(), form=3, bits=32),
+    "integers as floats": wav(np.float32([0] * 30_000 + [9, -16383, 100]).tobytes(), form=3, bits=32),
+    "24-bit integers as floats": wav(np.float32([2e6, -8e6, 100] * 9).tobytes(), form=3, bits=32),
+    "no sound at all": wav(np.float32([1e20, 0, 3]).tobytes(), form=3, bits=32),
+    "no number behind too loud": wav(np.float32([100, *[0] * 20_000, np.nan]).tobytes(), form=3, bits=32),
+    "opposite channels": wav(struct.pack("<400h", *[9000, -9000, -200, 200] * 100), channels=2),
+    "almost opposite channels": wav(struct.pack("<404h", *[9000, -9000] * 200, 9, 9, 9, 9), channels=2),
+    "infinite, and its opposite": wav(np.float32([np.inf, -np.inf]).tobytes(), form=3, bits=32, channels=2),
+    "loud floats": wav(np.float32([1.5, -0.4, 0.2] * 99).tobytes(), form=3, bits=32),
     "silence": wav(bytes(400)),
     "almost silence": wav(struct.pack("<100h", *[3] * 100)),
     "clipping": wav(struct.pack("<100h", *[32767] * 4 + [-32768] * 2 + [9] * 94)),
@@ -182,8 +192,23 @@ def test_bad_recordings_are_refused_in_pythons_words(name: str, runner: Path, bu
     assert done.stderr.strip() == f"edge-lab-runner: {refused.value}"
     assert len(done.stderr.splitlines()) == 3
     listened = run(runner, "listen", bundle.path, path)
-    assert listened.returncode == (0 if name in ("silence", "almost silence", "clipping") else 2)
+    assert listened.returncode == (0 if name in ("silence", "almost silence", "clipping", "loud floats") else 2)
     assert not listened.stdout
+
+
+def test_streams_of_unknown_length_are_read_to_their_end(library: Path, tmp_path: Path) -> None:
+    path, rng = tmp_path / "x.wav", np.random.default_rng(4)
+    for bits, floats in FORMATS:
+        whole = some_wav(bits, floats, 2, RATE, wide=False)
+        at = whole.index(b"data") + 4
+        for size in (0, 0xFFFFFFFF, 0x7FFFF000):
+            end = len(whole) - int(rng.integers(0, 30))
+            path.write_bytes(
+                whole[:4] + b"\xff\xff\xff\xff" + whole[8:at] + struct.pack("<I", size) + whole[at + 4 : end]
+            )
+            wanted = read_wav(path)
+            assert 680 < len(wanted.samples) <= 700
+            np.testing.assert_array_equal(client().read_wav(path, library)[0], wanted.samples)
 
 
 def test_damaged_recordings_are_refused_where_python_refuses_them(library: Path, tmp_path: Path) -> None:
@@ -277,6 +302,10 @@ def test_what_a_listener_refuses(library: Path, bundle: Bundle, tmp_path: Path) 
                     listener.push(bad)
             with pytest.raises(client().RunnerError, match="no number"):
                 listener.push(np.array([0, np.nan], np.float32))
+            with pytest.raises(client().RunnerError, match=r"up to 16383;(?s:.)*divide them by 32768 "):
+                listener.push(np.array([0, -16383], np.float32))
+            for fixed in (np.zeros((9, 2), np.int16), np.zeros((9, 2), np.float32)):
+                assert listener.push(fixed.mean(axis=1).astype(fixed.dtype)) == []  # what the message says
             assert listener.push(np.zeros(0, np.float32)) == []
         lib = client().load_library(library)
         assert lib.edge_lab_listen_push(None, None, 0) == -1

@@ -11,7 +11,7 @@ namespace edge_lab {
 namespace {
 
 constexpr double kHalfWidth = 16, kBeta = 8.6, kPi = 3.14159265358979323846;
-constexpr float kSilent = 1e-4f, kFullScale = 32767.0f / 32768.0f;
+constexpr float kFullScale = 32767.0f / 32768.0f;
 constexpr double kClipped = 0.05;
 constexpr size_t kPiece = 1 << 14;  // samples
 
@@ -45,6 +45,7 @@ void refuse_unusable(WavReader& wav) {
                 "check the microphone and its level (arecord -l, alsamixer), and record again.");
   }
   const double clipped = static_cast<double>(full) / static_cast<double>(wav.count());
+  if (clipped > kClipped && peak > 1) too_loud(wav.name(), peak);
   if (clipped > kClipped) {
     std::snprintf(number, sizeof number, "%.0f", 100 * clipped);
     throw Error(wav.name() + " is clipped.",

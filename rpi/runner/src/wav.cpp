@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <cstring>
 
 #include "error.h"
@@ -12,6 +13,8 @@ namespace {
 constexpr uint32_t kPcm = 1, kFloat = 3, kExtensible = 0xfffe;
 constexpr uint32_t kMostChannels = 16;
 constexpr size_t kPiece = 1 << 14;  // samples
+constexpr uint64_t kUnknown = 0x7fff0000;  // sizes from here on stand in headers written before the end was known
+constexpr double kCancelled = 0.01;  // the mean of the channels below this share of the loudest: they are opposite
 
 uint32_t little(const uint8_t* at, uint32_t width) {
   uint32_t value = 0;
@@ -30,12 +33,43 @@ uint64_t size_of(const fs::path& path) {
   return none ? 0 : size;
 }
 
+std::string formatted(const char* how, double value) {
+  char text[40];
+  std::snprintf(text, sizeof text, how, value);
+  return text;
+}
+
 }  // namespace
+
+void too_loud(const std::string& name, float peak) {
+  double white = static_cast<double>(peak);
+  for (const int bits : {31, 23, 15}) {
+    if (peak > kLoudest && static_cast<double>(peak) <= std::ldexp(1.0, bits)) white = std::ldexp(1.0, bits);
+  }
+  throw Error(name + " goes beyond full scale.",
+              "its float samples go up to " + formatted("%g", static_cast<double>(peak)) + "; sound is from -1 to 1.",
+              "divide them by " + formatted("%.10g", white) + " where they come from.");
+}
 
 WavReader::WavReader(const fs::path& path) : WavReader(open_file(path), size_of(path), path.string()) {}
 
 WavReader::WavReader(File file, uint64_t bytes, std::string name) : file_(std::move(file)), name_(std::move(name)) {
   read_header(bytes);
+}
+
+bool WavReader::read_chunk(uint64_t at, uint8_t* head) const {
+  return fseeko(file_.get(), static_cast<off_t>(at), SEEK_SET) == 0 && std::fread(head, 1, 8, file_.get()) == 8;
+}
+
+// Whether the rest of the file is chunks to its end, and not the samples of a stream of unknown length.
+bool WavReader::chunks_follow(uint64_t at, uint64_t bytes) const {
+  uint8_t head[8];
+  while (at + 8 <= bytes && read_chunk(at, head) &&
+         std::all_of(head, head + 4, [](uint8_t letter) { return letter >= 0x20 && letter < 0x7f; })) {
+    const uint64_t size = little(head + 4, 4);
+    at += 8 + size + (size & 1);
+  }
+  return at == bytes || at == bytes + 1;
 }
 
 void WavReader::read_header(uint64_t bytes) {
@@ -45,15 +79,19 @@ void WavReader::read_header(uint64_t bytes) {
     bad_wav(name_, "it is no RIFF/WAVE file");
   }
   for (uint64_t at = 12; at + 8 <= bytes;) {
-    if (fseeko(file_.get(), static_cast<off_t>(at), SEEK_SET) != 0 || std::fread(head, 1, 8, file_.get()) != 8) break;
-    const uint64_t size = little(head + 4, 4), left = bytes - at - 8;
+    if (!read_chunk(at, head)) break;
+    const uint64_t left = bytes - at - 8;
+    uint64_t size = little(head + 4, 4);
     if (std::memcmp(head, "fmt ", 4) == 0) {
       const auto wanted = static_cast<size_t>(std::min({size, left, uint64_t{sizeof head}}));
       read_layout(head, std::fread(head, 1, wanted, file_.get()));
     } else if (std::memcmp(head, "data", 4) == 0) {
       if (channels_ == 0) bad_wav(name_, "its samples come before their format");
-      if (size > left) bad_wav(name_, "it is cut off: " + std::to_string(left) + " of " + std::to_string(size) + " bytes");
       const uint32_t together = channels_ * bits_ / 8;
+      if (size >= kUnknown || (size == 0 && !chunks_follow(at + 8, bytes))) {
+        size = left - left % together;  // a stream may end anywhere
+      }
+      if (size > left) bad_wav(name_, "it is cut off: " + std::to_string(left) + " of " + std::to_string(size) + " bytes");
       if (size == 0) break;
       if (size % together != 0) bad_wav(name_, "its samples end in the middle of one");
       start_ = at + 8, count_ = size / together;
@@ -98,7 +136,7 @@ double WavReader::value(const uint8_t* at) const {
   return number / 2147483648.0;
 }
 
-size_t WavReader::read(float* to, size_t count) {
+size_t WavReader::decode(float* to, size_t count) {
   const size_t width = bits_ / 8, together = channels_ * width;
   const auto wanted = static_cast<size_t>(std::min<uint64_t>(count, count_ - at_));
   for (size_t done = 0; done < wanted;) {
@@ -111,13 +149,38 @@ size_t WavReader::read(float* to, size_t count) {
     }
     for (size_t i = 0; i < piece; ++i) {
       double sum = 0;
-      for (size_t c = 0; c < channels_; ++c) sum += value(&raw_[i * together + c * width]);
+      for (size_t c = 0; c < channels_; ++c) {
+        const double found = value(&raw_[i * together + c * width]);
+        if (!std::isfinite(found)) bad_wav(name_, "it holds values that are no numbers");
+        loudest_ = std::max(loudest_, std::abs(found));
+        sum += found;
+      }
       to[done + i] = static_cast<float>(sum / channels_);
-      if (!std::isfinite(to[done + i])) bad_wav(name_, "it holds values that are no numbers");
+      peak_ = std::max(peak_, std::abs(to[done + i]));
     }
     done += piece, at_ += piece;
   }
   return wanted;
+}
+
+// Says how loud the whole file is.
+void WavReader::refuse_loud() {
+  std::vector<float> piece(kPiece);
+  while (decode(piece.data(), piece.size()) != 0) {
+  }
+  too_loud(name_, peak_);
+}
+
+size_t WavReader::read(float* to, size_t count) {
+  const size_t got = decode(to, count);
+  if (peak_ > kLoudest) refuse_loud();
+  if (at_ == count_ && loudest_ >= static_cast<double>(kSilent) && static_cast<double>(peak_) < kCancelled * loudest_) {
+    throw Error(name_ + " has channels that cancel each other.",
+                "one of its " + std::to_string(channels_) + " channels reaches " + formatted("%.6f", loudest_) +
+                    " of full scale, their mean " + formatted("%.6f", static_cast<double>(peak_)) + ".",
+                "keep one channel: sox INPUT OUTPUT.wav remix 1.");
+  }
+  return got;
 }
 
 std::vector<float> decode_wav(const std::vector<uint8_t>& bytes, const std::string& name) {
