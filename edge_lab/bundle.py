@@ -301,8 +301,14 @@ def _from_json(path: Path, document: dict[str, Any]) -> Bundle:
     labels: tuple[str, ...] = ()
     if document.get("labels"):
         file = path / document["labels"]
-        labels = tuple(file.read_text(encoding="utf-8").splitlines()) if file.is_file() else ()
+        labels = _lines(file.read_bytes().decode("utf-8", "replace")) if file.is_file() else ()
     body = {k: v for k, v in document.items() if k not in ("schema_version", "labels")}
     body |= {"path": path, "spec": body["spec"] | {"labels": labels}}
     bundle: Bundle = _converter().structure(body, Bundle)
     return bundle
+
+
+def _lines(text: str) -> tuple[str, ...]:
+    """Lines that end at "\\n" and nowhere else, as every reader splits them; the last may lack it."""
+    lines = text.removesuffix("\n").split("\n") if text else []
+    return tuple(line.removesuffix("\r") for line in lines)

@@ -5,17 +5,22 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import nets
 import numpy as np
 import pytest
-from runner_build import SOURCE, run
+import torch
+from runner_build import SOURCE, client, run
+from torch import nn
 
 import edge_lab
 from edge_lab.bundle import Bundle
+from edge_lab.errors import InputError
 from edge_lab.files import sha256
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -102,6 +107,18 @@ BAD_MANIFESTS: dict[str, tuple[Callable[[Any], None], str]] = {
     "unknown dtype": (set_at("spec", "input", "dtype", value="complex64"), "'complex64' is not known"),
     "zero std": (set_at("spec", "preprocess", "std", value=[0, 1, 1]), "must not be 0"),
     "no tolerance": (set_at("golden", 0, "atol", value=0), "above 0"),
+    "no number of a tolerance": (set_at("golden", 0, "atols", value=["0.1"]), "a number is needed"),
+    "negative tolerance": (set_at("golden", 0, "atols", value=[-0.1]), "above 0"),
+    "other tolerances": (set_at("golden", 0, "atols", value=[0.1, 0.1]), "one tolerance per output"),
+    "no tolerances": (set_at("golden", 0, "atols", value=[]), "one tolerance per output"),
+    "one for all": (set_at("golden", 0, "atols", value=0.1), "a list is needed"),
+    "parity a text": (set_at("parity", value="good"), "an object is needed"),
+    "allowed a text": (set_at("parity", value={"allowed": "false", "outputs": []}), "true or false is needed"),
+    "parity of nothing": (set_at("parity", value={"allowed": True}), "'outputs' is missing"),
+    "no figure": (
+        set_at("parity", value={"allowed": True, "outputs": [{"name": "y", "sqnr_db": "9", "limit_db": 60}]}),
+        "a number is needed",
+    ),
     "short hash": (set_at("files", "model.pte", "sha256", value="ab"), "64 hex digits"),
     "negative size": (set_at("files", "model.pte", "bytes", value=-1), "from 0 to"),
     "list for object": (set_at("spec", value=[]), "an object is needed"),
@@ -185,6 +202,94 @@ def test_other_answers_than_recorded_fail_the_check(runner: Path, copy: Path) ->
     done = run(runner, "check", copy)
     assert done.returncode == 1
     assert "4 of 5 inputs bit-equal; the first that is not: golden/0.png" in done.stdout
+
+
+class Two(nn.Module):
+    """Boxes in pixels and scores from 0 to 1, whose tolerances have nothing to do with each other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.boxes, self.scores = nn.Linear(12, 16), nn.Linear(16, 8), nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        y = torch.relu(self.body(x))
+        return self.boxes(y) * 640, torch.softmax(self.scores(y), 1)
+
+
+@pytest.fixture(scope="module")
+def two(artifacts: Path) -> Bundle:
+    return edge_lab.to(nets.tensor_model(Two(), (1, 12)), "linux-portable-fp32", out=artifacts)
+
+
+def test_each_output_has_its_own_tolerance(two: Bundle, runner: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(two.path, tmp_path / "two" / "fp32"))
+    count = len(two.golden)
+    for case in two.golden:
+        scores = np.fromfile(copy / case.outputs[1], np.float32) + np.float32(0.01)
+        scores.tofile(copy / case.outputs[1])
+        entry = {"sha256": sha256(copy / case.outputs[1]), "bytes": scores.nbytes}
+        change(copy, set_at("files", case.outputs[1], value=entry))
+        change(copy, lambda d: [c.update(atol=6.4) or c.pop("atols", None) for c in d["golden"]])
+    assert run(runner, "check", copy).returncode == 0  # one tolerance for all is the largest
+    change(copy, lambda d: [c.update(atols=[6.4, 0.001]) for c in d["golden"]])
+    done = run(runner, "check", copy)
+    assert done.returncode == 1
+    name = two.outputs[1].name
+    assert f"0 of {count} within tolerance; largest difference 0.01, allowed 0.001, at output '{name}'" in done.stdout
+    change(copy, lambda d: [c.update(atols=[6.4, 0.02]) for c in d["golden"]])
+    assert run(runner, "check", copy).returncode == 0
+
+
+@pytest.mark.parametrize("figures", [[(90.0, 60.0), (1.84, 60.0)], []])
+def test_a_program_that_was_allowed_to_differ_says_so(
+    figures: list[tuple[float, float]], runner: Path, build: Path, copy: Path
+) -> None:
+    outputs = [{"name": f"y{i}", "sqnr_db": db, "limit_db": limit} for i, (db, limit) in enumerate(figures)]
+    parity = {"compared": "run", "inputs": "5 photos", "outputs": outputs, "allowed": True}
+    words = "this program differs from its PyTorch model"
+    words += ": 1.8 dB, limit 60.0 dB at output 'y1', allowed when" if figures else ", allowed when"
+    for allowed in (True, False):
+        change(copy, set_at("parity", value=parity | {"allowed": allowed}))
+        for command in ("check", "run"):
+            done = run(runner, command, copy, "--json")
+            assert done.returncode == 0
+            assert json.loads(done.stdout)
+            assert done.stderr == (f"edge-lab-runner: warning: {words} it was written\n" if allowed else "")
+    library = build / "libedge_lab.so"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        client().Model(copy, library=library).close()
+    change(copy, set_at("parity", value=parity))
+    with pytest.warns(RuntimeWarning, match=words):
+        client().Model(copy, library=library).close()
+
+
+ODD = ("a\x0bb", "c\x0cd", "e\u2028f", "g\x85h", "\x1c", " i ", "\ufeffj", "k\u2029")
+
+
+def test_labels_end_at_line_feeds_only(bundle: Bundle, runner: Path, copy: Path) -> None:
+    """str.splitlines sees eight other ends of a line; the runner never did."""
+    labels = (*ODD, *bundle.spec.labels[len(ODD) :])
+    opened = Bundle.load(copy)
+    assert replace(opened, spec=opened.spec.with_(labels=labels)).save() is None
+    assert Bundle.load(copy).spec.labels == labels
+    (copy / "labels.txt").write_bytes("\r\n".join(labels).encode())  # copied by way of Windows, no end of the last line
+    text = {"sha256": sha256(copy / "labels.txt"), "bytes": (copy / "labels.txt").stat().st_size}
+    change(copy, set_at("files", "labels.txt", value=text))
+    assert Bundle.load(copy).spec.labels == labels
+    change(copy, set_at("spec", "postprocess", "top_k", value=10))
+    top = json.loads(run(runner, "run", copy, PHOTO, "--json").stdout)["results"][0]["top"]
+    assert {t["index"]: t["label"] for t in top} == dict(enumerate(labels))
+
+
+@pytest.mark.parametrize("label", ["cat\ndog", "cat\r", "\n"])
+def test_labels_that_hold_a_line_break_are_refused(label: str) -> None:
+    model = nets.good()
+    with pytest.raises(InputError, match="holds a line break") as refused:
+        model.spec.with_(labels=("a", label))
+    labels = eval(refused.value.fix.removeprefix("labels=").removesuffix("."), {"labels": ("a", label)})
+    assert model.spec.with_(labels=labels).labels == labels
 
 
 def test_unknown_fields_and_older_versions_are_read(runner: Path, copy: Path) -> None:

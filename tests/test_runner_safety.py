@@ -57,7 +57,8 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "quantization": {"scheme": "fp32"},
         "program": "model.pte",
         "outputs": [tensor("y", 1, 4)],
-        "golden": [case | {"atol": 0.1, "reference": "self"}],
+        "golden": [case | {"atol": 0.1, "atols": [0.1], "reference": "self"}],
+        "parity": {"allowed": True, "outputs": [{"name": "y", "sqnr_db": 1.5, "limit_db": 60.0}]},
         "files": files,
         "metrics": {"top1": None, "size_mb": 0.1},
     }

@@ -17,6 +17,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -69,6 +70,9 @@ class Model:
 
     Raises:
         RunnerError: the library is missing or another version, or the bundle is missing, damaged or for another engine.
+
+    Warns:
+        RuntimeWarning: the program differs from its PyTorch model, which was allowed when it was written.
     """
 
     def __init__(self, bundle: Path | str, *, threads: int = 1, library: Path | str | None = None) -> None:
@@ -78,6 +82,8 @@ class Model:
         if not self._model:
             raise _error(self._lib)
         self.info: dict[str, Any] = json.loads(self._lib.edge_lab_info(self._model))
+        if self.info.get("warning"):
+            warnings.warn(f"{os.fspath(bundle)}: {self.info['warning']}", RuntimeWarning, stacklevel=2)
         self.labels: tuple[str, ...] = tuple(self.info["labels"])
         self.input = _tensor(self.info["input"])
         self.outputs = tuple(_tensor(one) for one in self.info["outputs"])
@@ -169,7 +175,7 @@ class Listener:
         if samples.ndim != 1 or samples.dtype not in (np.float32, np.int16):
             raise RunnerError(
                 f"the samples are {samples.dtype} {samples.shape}.\n  why: sound is float32 or int16 of shape (N,).\n"
-                "  fix: convert them, and average channels."
+                "  fix: of channels: x.mean(axis=1).astype(x.dtype); of float64: x.astype(np.float32)."
             )
         x = np.ascontiguousarray(samples)
         push = self._lib.edge_lab_listen_push if x.dtype == np.float32 else self._lib.edge_lab_listen_push_int16
@@ -312,8 +318,10 @@ def resample(samples: np.ndarray, rate: int, wanted: int, library: Path | str | 
 def _pixels(array: np.ndarray) -> np.ndarray:
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
         raise RunnerError(
-            f"the image array is {array.dtype} {array.shape}.\n  why: an image is uint8 (height, width, 3).\n"
-            "  fix: pass the pixels as they are, or a path."
+            f"the image array is {array.dtype} {array.shape}.\n"
+            "  why: an image is uint8 with shape (height, width, 3); normalising is this function's work.\n"
+            "  fix: of 16 bits: (x >> 8).astype(np.uint8); of floats from 0 to 1: (x * 255).round().astype(np.uint8); "
+            "of grey (height, width): np.repeat(x[:, :, None], 3, axis=2)."
         )
     return np.ascontiguousarray(array)
 

@@ -22,7 +22,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     must(found.input.bytes() <= size_t{1} << 31);
     for (const TensorSpec& spec : found.outputs) must(spec.bytes() <= size_t{1} << 31);
     for (const auto& [name, entry] : found.files) must(is_inside(name) && entry.sha256.size() == 64);
-    for (const GoldenCase& one : found.golden) must(one.atol > 0 && one.outputs.size() == found.outputs.size());
+    for (const GoldenCase& one : found.golden) {
+      must(one.outputs.size() == found.outputs.size() && one.atols.size() == found.outputs.size());
+      for (const double atol : one.atols) must(atol > 0);
+    }
+    allowed_difference(found);
     if (found.audio && !found.audio->features) must(found.input.items() == found.audio->samples);
     if (found.audio) must(found.audio->listen.hop > 0 && found.audio->listen.smooth > 0);
     if (found.recipe) must(found.recipe->resize >= found.recipe->crop_w && !found.recipe->std.empty());

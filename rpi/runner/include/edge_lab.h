@@ -33,7 +33,8 @@ EDGE_LAB_API edge_lab_model* edge_lab_open(const char* bundle, int threads);
 EDGE_LAB_API void edge_lab_close(edge_lab_model* model); /* NULL is fine */
 
 /* JSON: name, model, task, target, weights, precision, executorch, threads, softmax, top_k, labels, audio (null, or
- * sample_rate and samples), input and outputs (name, shape, dtype, bytes). Valid until edge_lab_close. */
+ * sample_rate and samples), warning (null, or that the program differs from its PyTorch model and that this was allowed
+ * when it was written), input and outputs (name, shape, dtype, bytes). Valid until edge_lab_close. */
 EDGE_LAB_API const char* edge_lab_info(const edge_lab_model* model);
 
 /* Turns a file (JPEG, PNG, WAV, or raw .bin) into the input; `bytes` must be the input's. 0: good. */

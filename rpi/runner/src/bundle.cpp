@@ -1,6 +1,7 @@
 #include "bundle.h"
 
 #include <algorithm>
+#include <cstdio>
 
 #include "error.h"
 
@@ -10,20 +11,16 @@ namespace {
 constexpr uint64_t kMostManifest = 16 << 20;
 constexpr const char* kAgain = "make the bundle again with edge_lab.to(model, target), or copy the whole folder again.";
 
+// Lines end at "\n" and nowhere else; the last may lack it.
 std::vector<std::string> lines_of(const fs::path& path) {
   const auto bytes = read_file(path, kMostManifest);
   std::vector<std::string> lines;
-  std::string line;
-  for (const uint8_t byte : bytes) {
-    if (byte == '\n') {
-      if (!line.empty() && line.back() == '\r') line.pop_back();
-      lines.push_back(std::move(line));
-      line.clear();
-    } else {
-      line += static_cast<char>(byte);
-    }
+  for (auto from = bytes.begin(); from != bytes.end();) {
+    const auto end = std::find(from, bytes.end(), uint8_t{'\n'});
+    lines.emplace_back(from, end);
+    if (!lines.back().empty() && lines.back().back() == '\r') lines.back().pop_back();
+    from = end == bytes.end() ? end : end + 1;
   }
-  if (!line.empty()) lines.push_back(line);
   return lines;
 }
 
@@ -122,6 +119,23 @@ std::optional<std::string> damage(const Bundle& bundle) {
     if (sha256_of(file) != entry.sha256) return name + " has another SHA-256 than bundle.json says";
   }
   return std::nullopt;
+}
+
+std::optional<std::string> allowed_difference(const Manifest& manifest) {
+  if (!manifest.parity || !manifest.parity->allowed) return std::nullopt;
+  const auto& outputs = manifest.parity->outputs;
+  const auto worst = std::min_element(outputs.begin(), outputs.end(), [](const auto& a, const auto& b) {
+    return a.sqnr_db - a.limit_db < b.sqnr_db - b.limit_db;
+  });
+  if (worst == outputs.end()) return "this program differs from its PyTorch model, allowed when it was written";
+  char figures[80];
+  std::snprintf(figures, sizeof figures, "%.1f dB, limit %.1f dB", worst->sqnr_db, worst->limit_db);
+  return "this program differs from its PyTorch model: " + std::string(figures) + " at output '" + worst->name +
+         "', allowed when it was written";
+}
+
+void warn_of_difference(const Manifest& manifest) {
+  if (const auto words = allowed_difference(manifest)) std::fprintf(stderr, "edge-lab-runner: warning: %s\n", words->c_str());
 }
 
 Bundle load_bundle(const fs::path& path, const std::string& runtime_version, bool verify) {

@@ -66,7 +66,17 @@ struct GoldenCase {
   std::optional<std::string> input;  // encoded image or wav
   std::string tensor;
   std::vector<std::string> outputs;
-  double atol = 0;
+  std::vector<double> atols;  // one per output
+};
+
+// How the program was compared with the PyTorch model that it came from, when it was written.
+struct Parity {
+  struct Output {
+    std::string name;
+    double sqnr_db, limit_db;
+  };
+  std::vector<Output> outputs;
+  bool allowed = false;  // it differs by more than its limit, and somebody asked for it nevertheless
 };
 
 // bundle.json as data; nothing on disk has been looked at.
@@ -84,6 +94,7 @@ struct Manifest {
   std::optional<std::string> labels;
   std::vector<TensorSpec> outputs;
   std::vector<GoldenCase> golden;
+  std::optional<Parity> parity;
   std::map<std::string, FileEntry> files;
   std::map<std::string, double> metrics;  // the numbers among them
 };
@@ -102,6 +113,12 @@ struct Bundle : Manifest {
   // Raw values of a golden file whose size must be that of `spec`.
   std::vector<uint8_t> tensor(const std::string& file, const TensorSpec& spec) const;
 };
+
+// A sentence about a program that differs from its PyTorch model with somebody's permission; nullopt: it does not.
+std::optional<std::string> allowed_difference(const Manifest& manifest);
+
+// The same on standard error, in one line.
+void warn_of_difference(const Manifest& manifest);
 
 // Reads, checks for this runtime and version, and (if `verify`) compares every checksum.
 Bundle load_bundle(const fs::path& path, const std::string& runtime_version, bool verify = true);

@@ -88,6 +88,11 @@ std::string describe(const Bundle& bundle, int threads) {
   } else {
     json.null("audio");
   }
+  if (const auto words = allowed_difference(bundle)) {
+    json.put("warning", *words);
+  } else {
+    json.null("warning");
+  }
   put_tensor(json, "input", bundle.input);
   json.list("outputs");
   for (const TensorSpec& spec : bundle.outputs) put_tensor(json, nullptr, spec);
@@ -101,6 +106,12 @@ int64_t heard(edge_lab_listener* listener) {
   }
   listener->resampled.clear();
   return static_cast<int64_t>(listener->words.size());
+}
+
+float loudest(const float* samples, size_t count) {
+  float found = 0;
+  for (size_t i = 0; i < count; ++i) found = std::max(found, std::abs(samples[i]));
+  return found;
 }
 
 uint32_t checked_rate(int rate) {
@@ -228,6 +239,7 @@ int64_t edge_lab_listen_push(edge_lab_listener* listener, const float* samples, 
   return guarded<int64_t>(-1, [&] {
     need(listener != nullptr && (samples != nullptr || count == 0), "an argument is NULL");
     need(std::all_of(samples, samples + count, [](float v) { return std::isfinite(v); }), "a sample is no number");
+    if (const float peak = loudest(samples, count); peak > kLoudest) too_loud("the sound", peak);
     listener->resampler.push(samples, count, listener->resampled);
     return heard(listener);
   });

@@ -27,6 +27,7 @@ Recognizer recognizer_of(const Bundle& bundle, Session& session) {
 Heard listen(const fs::path& path, const ListenConfig& config, const std::function<void(const Word&)>& tell) {
   const StopSignals stop;
   const Bundle bundle = load_bundle(path, executorch_version());
+  warn_of_difference(bundle);
   Session session(bundle, config.threads);
   Recognizer recognizer = recognizer_of(bundle, session);
   std::unique_ptr<WavReader> wav;

@@ -132,6 +132,7 @@ int run(const std::vector<std::string>& words) {
   const Args args = Args::parse(words, {"--threads"}, {"--json"});
   const int threads = args.whole("--threads", 1, 1, 1024);
   const Bundle bundle = load_bundle(bundle_of(args), executorch_version());
+  warn_of_difference(bundle);
   Session session(bundle, threads);
   const auto all = answers(args, bundle, session);
   if (args.has("--json")) {

@@ -178,14 +178,33 @@ Audio audio(const Node& node, const TensorSpec& input) {
   return found;
 }
 
+double tolerance(const Node& node) {
+  const double found = node.number();
+  if (!(found > 0)) node.refuse("a tolerance above 0 is needed");
+  return found;
+}
+
 GoldenCase golden(const Node& node, size_t outputs) {
   GoldenCase found;
   if (!node.at("input").null()) found.input = node.at("input").file();
   found.tensor = node.at("tensor").file();
   for (const Node& file : node.at("outputs").items(kMostEntries)) found.outputs.push_back(file.file());
   if (found.outputs.size() != outputs) node.refuse("it has another number of outputs than the program");
-  found.atol = node.at("atol").number();
-  if (!(found.atol > 0)) node.at("atol").refuse("a tolerance above 0 is needed");
+  found.atols.assign(outputs, tolerance(node.at("atol")));
+  if (node.has("atols")) {
+    found.atols.clear();
+    for (const Node& one : node.at("atols").items(kMostEntries)) found.atols.push_back(tolerance(one));
+    if (found.atols.size() != outputs) node.at("atols").refuse("one tolerance per output is needed");
+  }
+  return found;
+}
+
+Parity parity(const Node& node) {
+  Parity found;
+  found.allowed = node.at("allowed").flag();
+  for (const Node& one : node.at("outputs").items(kMostEntries)) {
+    found.outputs.push_back({one.at("name").text(), one.at("sqnr_db").number(), one.at("limit_db").number()});
+  }
   return found;
 }
 
@@ -278,6 +297,7 @@ Manifest parse_manifest(std::string_view text, const std::string& where) {
   for (const Node& node : top.at("golden").items(kMostEntries)) {
     found.golden.push_back(golden(node, found.outputs.size()));
   }
+  if (top.has("parity") && !top.at("parity").null()) found.parity = parity(top.at("parity"));
   for (const auto& [name, node] : top.at("files").members()) {
     if (!is_inside(name)) top.at("files").refuse("'" + name + "' is no path inside the bundle");
     found.files[name] = file_entry(node);
