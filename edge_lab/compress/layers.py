@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 if TYPE_CHECKING:
     import torch
@@ -71,9 +71,16 @@ def quantized_layers(module: torch.nn.Module) -> LayerReport:
     return LayerReport(tuple(_layers(module)))
 
 
+def is_graph(module: Any) -> TypeGuard[Any]:
+    """Whether a module is a captured graph. A scripted one, or a user's, may well have a `graph` of another kind."""
+    from torch.fx import GraphModule
+
+    return isinstance(module, GraphModule)
+
+
 def _layers(module: torch.nn.Module) -> Iterator[Layer]:
     for name, part in module.named_modules():
-        if hasattr(part, "graph"):
+        if is_graph(part):
             yield from _graph_layers(part)
             continue
         kind = type(part).__name__.removeprefix("Parametrized")

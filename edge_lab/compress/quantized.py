@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from edge_lab.bundle import Method, Scheme
-from edge_lab.compress.layers import quantized_layers
+from edge_lab.compress.layers import is_graph, quantized_layers
 from edge_lab.errors import ExportError, InputError
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def seal(graph: Any, method: Method, layers: str = _XNNPACK_LAYERS) -> torch.nn.
 def method_of(module: torch.nn.Module) -> Method | None:
     """What `mark` noted; "ptq" for weights that were only rounded; None: not known, or float."""
     for part in module.modules():
-        method = getattr(part, "meta", {}).get(_MARK) if hasattr(part, "graph") else None
+        method = part.meta.get(_MARK) if is_graph(part) else None
         if method is not None:
             return method  # type: ignore[no-any-return]
     return "ptq" if form_of(module) in ("packed", "torchao", "torchao-intx") else None
@@ -122,8 +122,7 @@ def refuse_quantized(module: torch.nn.Module, name: str, verb: str) -> None:
 
 
 def _graph_operators(module: torch.nn.Module) -> set[str]:
-    graphs = [getattr(m, "graph", None) for m in module.modules()]
-    return {str(node.target) for graph in graphs for node in getattr(graph, "nodes", ())}
+    return {str(node.target) for part in module.modules() if is_graph(part) for node in part.graph.nodes}
 
 
 def _is_legacy(module: Any) -> bool:

@@ -33,7 +33,7 @@ class FrontEnd(nn.Module):
         self.register_buffer("filters", filters, persistent=False)
 
     def extra_repr(self) -> str:
-        """The recipe: what a bundle's fingerprint sees of it."""
+        """The recipe, where the module is printed."""
         return repr(self.recipe)
 
     def forward(self, waveform: Tensor) -> Tensor:
