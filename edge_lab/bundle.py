@@ -89,8 +89,10 @@ class FileEntry:
 class Golden:
     """One recorded case: encoded input, preprocessed tensor, expected outputs (file names), tolerance.
 
-    `reference`: who computed the outputs. The program itself, the PyTorch model that it came from (where the program
-    could not run), or a reference interpretation of the program.
+    `reference`: who computed the outputs. The PyTorch model (always for float32 programs, and where the program could
+    not run), the program itself where it rounds, or a reference interpretation of it. In the last two cases `eager`
+    names the PyTorch model's own outputs. `atol` is the largest of `atols`, one tolerance for each output, which are
+    written where there are several.
     """
 
     input: str | None
@@ -98,6 +100,46 @@ class Golden:
     outputs: tuple[str, ...]
     atol: float
     reference: Reference
+    atols: tuple[float, ...] | None = None
+    eager: tuple[str, ...] | None = None
+
+    @property
+    def tolerances(self) -> tuple[float, ...]:
+        """Largest absolute difference that still counts as equal, for each output."""
+        return self.atols or (self.atol,) * len(self.outputs)
+
+
+@dataclass(frozen=True)
+class OutputParity:
+    """How near an output is to the PyTorch model's: SQNR over all cases, -200 to 200 dB, and its limit."""
+
+    name: str
+    sqnr_db: float
+    limit_db: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether it keeps the limit."""
+        return self.sqnr_db >= self.limit_db
+
+
+@dataclass(frozen=True)
+class ProgramParity:
+    """What `to` compared with the PyTorch model before it wrote the bundle.
+
+    Attributes:
+        compared: the program was "run" in its own engine, "interpreted", or "no": it could not be compared here.
+        inputs: what both were given.
+        outputs: one entry for each output; empty if nothing was compared.
+        allowed: an output is below its limit, and whoever exported it said `allow_divergence`.
+        starts_at: the layer where it starts, as far as anybody can see; None if no output is below its limit.
+    """
+
+    compared: Literal["run", "interpreted", "no"]
+    inputs: str
+    outputs: tuple[OutputParity, ...] = ()
+    allowed: bool = False
+    starts_at: str | None = None
 
 
 @dataclass(frozen=True)
@@ -115,6 +157,7 @@ class Bundle:
     files: dict[str, FileEntry] = field(default_factory=dict)
     metrics: dict[str, float | str | None] = field(default_factory=dict)
     made_by: dict[str, str | None] = field(default_factory=dict)
+    parity: ProgramParity | None = None  # None: written before `to` compared
 
     @property
     def name(self) -> str:
@@ -136,6 +179,14 @@ class Bundle:
         for case in self.golden:
             x = self._array(case.tensor, self.spec.input)
             yield case, x, tuple(self._array(f, o) for f, o in zip(case.outputs, self.outputs, strict=True))
+
+    def eager_cases(self) -> Iterator[tuple[np.ndarray, tuple[np.ndarray, ...]]]:
+        """Yield each golden input with what the PyTorch model answers; nothing for cases that do not hold that."""
+        for case in self.golden:
+            files = case.outputs if case.reference == "eager" else case.eager
+            if files is not None:
+                x = self._array(case.tensor, self.spec.input)
+                yield x, tuple(self._array(f, o) for f, o in zip(files, self.outputs, strict=True))
 
     def _array(self, file: str, tensor: TensorSpec) -> np.ndarray:
         little_endian = np.dtype(tensor.dtype).newbyteorder("<")
@@ -294,6 +345,11 @@ def _to_json(bundle: Bundle) -> dict[str, Any]:
     del document["path"], document["spec"]["labels"]  # labels live in labels.txt
     if bundle.spec.audio is None:
         del document["spec"]["audio"]
+    if bundle.parity is None:
+        del document["parity"]
+    for case in document["golden"]:
+        for name in [name for name in ("atols", "eager") if case[name] is None]:
+            del case[name]
     return json.loads(json.dumps(document))  # type: ignore[no-any-return]  # tuples become lists, as a reader sees them
 
 

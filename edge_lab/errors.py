@@ -36,5 +36,21 @@ class ExportError(EdgeLabError):
     """A model can't go to a format; `why` names the cause, `fix` the change to the model."""
 
 
+class DivergenceError(ExportError):
+    """A program answers differently from the model that it was made from, by more than its precision explains.
+
+    Args:
+        what: see EdgeLabError.
+        why: see EdgeLabError.
+        fix: see EdgeLabError.
+        sqnr_db: signal to noise ratio of the output that is furthest below its limit, -200 to 200 dB.
+    """
+
+    def __init__(self, what: str, why: str, fix: str, sqnr_db: float) -> None:
+        super().__init__(what, why, fix)
+        self.args = (what, why, fix, sqnr_db)  # so that it can be sent from one process to another
+        self.sqnr_db = sqnr_db
+
+
 class MissingTool(EdgeLabError):
     """An optional package or system tool is not installed."""

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edge_lab.audio import Sound
-from edge_lab.bundle import Bundle
+from edge_lab.bundle import Bundle, ProgramParity
 from edge_lab.compress.quantized import Form, form_of, has_quantized_graph, scheme_of
 from edge_lab.errors import BundleError, EdgeLabError, ExportError, InputError
 
@@ -31,13 +29,13 @@ from edge_lab.export import (  # noqa: F401
 from edge_lab.export.coreml_app import AppInterface, app_package
 from edge_lab.export.diagnose import diagnose
 from edge_lab.export.fingerprint import fingerprint, made_by
+from edge_lab.export.gate import gate
+from edge_lab.export.inputs import Calibration, GoldenInputs, Inputs, inputs_of
 from edge_lab.export.native import refuse_foreign
 from edge_lab.export.target import Job, Target, exporter_of, takers, target, targets
 from edge_lab.files import locked, writing_folder
-from edge_lab.spec import ModelSpec, preprocess
 
 if TYPE_CHECKING:
-    from edge_lab.data import ImageSet, SoundSet
     from edge_lab.zoo import Model
 
 __all__ = ["AppInterface", "Target", "app_package", "target", "targets", "to"]
@@ -47,12 +45,16 @@ def to(
     model: Model,
     target_name: str | Target,
     *,
-    calibration: ImageSet | SoundSet | Iterable[np.ndarray] | None = None,
-    golden: ImageSet | SoundSet | Sequence[np.ndarray] | None = None,
+    calibration: Calibration | None = None,
+    golden: GoldenInputs | None = None,
     out: Path | str = "artifacts",
     force: bool = False,
+    allow_divergence: bool = False,
 ) -> Bundle:
     """Export a model for a target and return the bundle.
+
+    Before it is written, the program is run (Core ML away from a Mac: interpreted) and compared with PyTorch, output by
+    output: see docs/promise.md. What was compared stands in `bundle.parity`.
 
     A bundle whose inputs have not changed (weights, code, spec, target, calibration, versions) is reused. A run
     that is killed leaves the previous bundle or none, never half of one.
@@ -62,16 +64,27 @@ def to(
         target_name: see `targets()`.
         calibration: real inputs for int8, as images, recordings or preprocessed arrays. Default: 32 crops of shipped
             photos for models that take images, 40 shipped recordings for models that hear.
-        golden: five or more inputs to record. Default: shipped photos or recordings, or seeded noise for models that
-            take ready tensors.
+        golden: five or more inputs to record and to compare on. Default: shipped photos or recordings; for models that
+            take ready tensors, every other one of the calibration arrays, which then calibrates nothing, or without
+            those seeded noise.
         out: the bundle is written to `out/<model name>/<backend>-<precision>`.
         force: export even if the bundle is up to date.
+        allow_divergence: write the program even if it answers differently; the bundle says so for ever.
 
     Raises:
         InputError: unknown target, unusable calibration inputs.
         ExportError: the model can't go to this format; says why and what to change.
+        DivergenceError: the program was made, and its answers are too far from the model's.
     """
-    return build(model, target_name, calibration=calibration, golden=golden, out=out, force=force).bundle
+    return build(
+        model,
+        target_name,
+        calibration=calibration,
+        golden=golden,
+        out=out,
+        force=force,
+        allow_divergence=allow_divergence,
+    ).bundle
 
 
 @dataclass(frozen=True)
@@ -86,25 +99,29 @@ def build(
     model: Model,
     target_name: str | Target,
     *,
-    calibration: ImageSet | SoundSet | Iterable[np.ndarray] | None = None,
-    golden: ImageSet | SoundSet | Sequence[np.ndarray] | None = None,
+    calibration: Calibration | None = None,
+    golden: GoldenInputs | None = None,
     out: Path | str = "artifacts",
     force: bool = False,
+    allow_divergence: bool = False,
 ) -> Built:
     """What `to` does, and whether the bundle was reused."""
     goal = _front_in_float(target(target_name), model)
     folder = Path(out) / model.spec.name.replace("/", "_").replace(":", "_") / goal.kind
     _check_precision(model, goal)
-    pictures = _golden_inputs(golden, model.spec)
-    calibrate = goal.precision == "int8" and not has_quantized_graph(model.module)
-    inputs, source = _calibration_inputs(calibration, model.spec) if calibrate else ([], None)
-    key = fingerprint(model.module, model.spec, goal, inputs, [_bytes(p) for p in pictures])
+    inputs = inputs_of(
+        model.spec,
+        calibration,
+        golden,
+        calibrates=goal.precision == "int8" and not has_quantized_graph(model.module),
+    )
+    key = fingerprint(model.module, model.spec, goal, inputs.calibration, inputs.golden_bytes())
     with locked(folder):
-        bundle = None if force else _reusable(folder, key)
+        bundle = None if force else _reusable(folder, key, allow_divergence)
         if bundle is not None:
             return Built(bundle, True)
         with writing_folder(folder) as temporary:
-            _write(model, goal, inputs, source, pictures, key, temporary)
+            _write(model, goal, inputs, key, temporary, allow_divergence)
         return Built(Bundle.load(folder), False)
 
 
@@ -143,41 +160,36 @@ _MAKERS: dict[Form, str] = {
 }
 
 
-def _reusable(folder: Path, key: str) -> Bundle | None:
+def _reusable(folder: Path, key: str, allow_divergence: bool) -> Bundle | None:
     try:
         bundle = Bundle.load(folder)
         if bundle.runtime.format == "aoti":
             refuse_foreign(bundle)  # compiled elsewhere: it has to be compiled again
     except BundleError:
         return None
-    return bundle if bundle.made_by.get("fingerprint") == key else None
+    diverges = bundle.parity is not None and bundle.parity.allowed
+    fits = bundle.made_by.get("fingerprint") == key and (allow_divergence or not diverges)
+    return bundle if fits else None
 
 
-def _write(
-    model: Model,
-    goal: Target,
-    inputs: list[np.ndarray],
-    source: str | None,
-    pictures: list[Any],
-    key: str,
-    folder: Path,
-) -> None:
-    from edge_lab.export.golden import write_expected, write_inputs
+def _write(model: Model, goal: Target, inputs: Inputs, key: str, folder: Path, allow_divergence: bool) -> None:
+    from edge_lab.export.golden import answers, write_expected, write_inputs
     from edge_lab.export.wrap import flatten
     from edge_lab.runtime import eager
 
-    cases = write_inputs(pictures, model.spec, folder)
+    cases = write_inputs(inputs.golden, model.spec, folder)
+    arrays = [x for _, _, x in cases]
     session = eager(model)
-    reference = [session.run(x) for _, _, x in cases]
+    reference = [session.run(x) for x in arrays]
     if not all(np.isfinite(out).all() for outs in reference for out in outs):
         raise ExportError(
             f"{model.spec.name} gives NaN or infinity on real inputs, before any export.",
             "its weights or its preprocessing are broken.",
             "check the checkpoint, and that preprocess matches the one used in training.",
         )
-    module, outputs = flatten(model.module, cases[0][2])
+    module, outputs = flatten(model.module, arrays[0])
     try:
-        job = Job(module, model.spec, outputs, goal, cases[0][2], inputs, source, folder)
+        job = Job(module, model.spec, outputs, goal, arrays[0], inputs.calibration, inputs.source, folder)
         program = exporter_of(goal)(job)
     except EdgeLabError:
         raise
@@ -195,42 +207,11 @@ def _write(
         made_by=made_by(key),
     )
     draft.save()  # so that the runtime can load it
-    golden, sqnr_db = write_expected(Bundle.load(folder, verify=False), cases, reference)
-    replace(draft, golden=golden, metrics={"sqnr_db": sqnr_db}).save()
-
-
-def _golden_inputs(golden: ImageSet | SoundSet | Sequence[np.ndarray] | None, spec: ModelSpec) -> list[Any]:
-    from edge_lab.export.golden import CASES
-
-    if golden is not None:
-        return [golden[i] for i in range(min(len(golden), CASES))]
-    if spec.audio is not None:
-        from edge_lab.data import load_sounds
-
-        return list(load_sounds("spoken-digits").take(CASES))
-    if spec.preprocess is None:
-        rng = np.random.default_rng(0)
-        return [rng.standard_normal(spec.input.shape).astype(spec.input.dtype) for _ in range(CASES)]
-    from edge_lab.data import load
-
-    photos = load("photos").take(CASES)
-    return [photos[i] for i in range(CASES)]
-
-
-def _calibration_inputs(
-    calibration: ImageSet | SoundSet | Iterable[np.ndarray] | None, spec: ModelSpec
-) -> tuple[list[np.ndarray], str]:
-    from edge_lab.compress.inputs import default_calibration
-    from edge_lab.data import ImageSet, SoundSet
-
-    if calibration is None:
-        calibration = default_calibration(spec)
-    if isinstance(calibration, (ImageSet, SoundSet)):
-        return [preprocess(calibration[i], spec) for i in range(len(calibration))], calibration.name
-    return list(calibration), "user"
-
-
-def _bytes(picture: Any) -> bytes:
-    if isinstance(picture, Sound):
-        return bytes(f"{picture.rate} ", "ascii") + picture.samples.tobytes()
-    return picture.tobytes() if isinstance(picture, np.ndarray) else np.asarray(picture).tobytes()
+    written = Bundle.load(folder, verify=False)
+    how, found = answers(written, arrays)
+    golden = write_expected(written, cases, reference, how, found)
+    parity = gate(
+        model, written, program.graph, arrays, reference, ProgramParity(how, inputs.about), found, allow_divergence
+    )
+    worst = min((output.sqnr_db for output in parity.outputs), default=None)
+    replace(draft, golden=golden, parity=parity, metrics={"sqnr_db": worst}).save()

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -18,7 +16,10 @@ from edge_lab.spec import ModelSpec, preprocess
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-CASES = 5
+Outputs = tuple[np.ndarray, ...]
+How = Literal["run", "interpreted", "no"]
+Case = tuple[str | None, str, np.ndarray]  # file of the encoded input or None, file of the tensor, the tensor
+
 # What another CPU may differ by, as a share of the largest output: float rounding order, two steps of 255 for int8.
 # Weight-only programs compute in floats, dynamic ones round activations to 8 bits however few the weights have.
 _RELATIVE: dict[Scheme, float] = {
@@ -35,7 +36,7 @@ _RELATIVE: dict[Scheme, float] = {
 }
 
 
-def write_inputs(images: Sequence[Any], spec: ModelSpec, folder: Path) -> list[tuple[str | None, str, np.ndarray]]:
+def write_inputs(images: Sequence[Any], spec: ModelSpec, folder: Path) -> list[Case]:
     """Store inputs under `folder/golden`.
 
     Args:
@@ -77,70 +78,104 @@ def _shrink(image: Image, spec: ModelSpec) -> Image:
     return image.resize((round(image.width * factor), round(image.height * factor)))
 
 
-def write_expected(
-    bundle: Bundle, cases: list[tuple[str | None, str, np.ndarray]], reference: list[tuple[np.ndarray, ...]]
-) -> tuple[tuple[Golden, ...], float | None]:
-    """Store expected outputs: the program's own where it runs here or can be interpreted, else the PyTorch model's.
-
-    Returns:
-        The golden cases, and the SQNR in dB of the program against the PyTorch model over them (None: not run here).
+def answers(bundle: Bundle, inputs: Sequence[np.ndarray]) -> tuple[How, list[Outputs]]:
+    """What a program answers, and how that came about: it ran, its file was interpreted, or neither can be done here.
 
     Raises:
-        ExportError: the program runs but gives NaN or infinity where the model does not.
+        ExportError: the program was written, but its engine refuses it; or it returns more than the model.
     """
-    kind, expected = _answers(bundle, [x for _, _, x in cases], reference)
-    if len(expected[0]) != len(bundle.outputs):
-        raise ExportError(
-            f"the program for {bundle.target} returns {len(expected[0])} tensors, the model {len(bundle.outputs)}.",
-            "the model changes its input in place, which this format returns as one more output.",
-            "work on a copy (x = x.clone()) at the start of forward.",
-        )
-    golden = []
-    for i, ((picture, tensor, _), outputs, wanted) in enumerate(zip(cases, expected, reference, strict=True)):
-        if all(np.isfinite(w).all() for w in wanted) and not all(np.isfinite(out).all() for out in outputs):
-            raise ExportError(
-                f"the program for {bundle.target} gives NaN or infinity.",
-                "a number left the range of its type (float16 ends at 65504), or the converter is wrong.",
-                "use the fp32 target, or scale the activations down.",
-            )
-        files = tuple(f"golden/{i}.{spec.name}.bin" for spec in bundle.outputs)
-        for file, array in zip(files, outputs, strict=True):
-            _little_endian(array).tofile(bundle.path / file)
-        scale = max((float(np.abs(out).max()) for out in outputs if out.size), default=1.0)
-        relative = _RELATIVE[bundle.quantization.scheme] * (5 if kind == "eager" else 1)
-        golden.append(Golden(picture, tensor, files, max(1e-6, relative * scale), kind))
-    return tuple(golden), None if kind == "eager" else _sqnr_db(reference, expected)
-
-
-def _answers(
-    bundle: Bundle, inputs: list[np.ndarray], eager: list[tuple[np.ndarray, ...]]
-) -> tuple[Reference, list[tuple[np.ndarray, ...]]]:
-    """What the program answers, and who says so: an engine, an interpretation of the file, or the PyTorch model."""
     from edge_lab.measure.mil import BACKENDS, interpret
     from edge_lab.runtime import load
 
+    how: How = "run"
     try:
         session = load(bundle)
-        return "self", [session.run(x) for x in inputs]
     except MissingTool:
-        pass
+        if bundle.runtime.backend not in BACKENDS:
+            return "no", []
+        try:
+            how, session = "interpreted", interpret(bundle)
+        except BundleError:  # an operator that the interpreter does not know
+            return "no", []
     except BundleError as error:
         raise ExportError(
             f"the program for {bundle.target} was written but can't be loaded.", error.why, error.fix
         ) from error
-    if bundle.runtime.backend in BACKENDS:
-        with contextlib.suppress(BundleError):  # an operator that the interpreter does not know
-            session = interpret(bundle)
-            return "interpreted", [session.run(x) for x in inputs]
-    return "eager", eager
+    try:
+        found = [session.run(x) for x in inputs]
+    except BundleError:
+        if how == "run":
+            raise
+        return "no", []  # an operator used in a way that the interpreter does not know
+    if len(found[0]) != len(bundle.outputs):
+        raise ExportError(
+            f"the program for {bundle.target} returns {len(found[0])} tensors, the model {len(bundle.outputs)}.",
+            "the model changes its input in place, which this format returns as one more output.",
+            "work on a copy (x = x.clone()) at the start of forward.",
+        )
+    return how, found
 
 
-def _sqnr_db(reference: list[tuple[np.ndarray, ...]], outputs: list[tuple[np.ndarray, ...]]) -> float:
-    """10 log10(sum(ref^2) / sum((ref - x)^2)) over all cases and outputs, at most 200 (every value equal)."""
-    pairs = [(r, x) for rs, xs in zip(reference, outputs, strict=True) for r, x in zip(rs, xs, strict=True)]
-    signal = sum(float(np.square(r, dtype=np.float64).sum()) for r, _ in pairs)
-    noise = sum(float(np.square(r.astype(np.float64) - x).sum()) for r, x in pairs if r.shape == x.shape)
-    return min(200.0, 10 * math.log10(signal / noise)) if noise and signal else 200.0
+def write_expected(
+    bundle: Bundle, cases: Sequence[Case], reference: Sequence[Outputs], how: How, found: Sequence[Outputs]
+) -> tuple[Golden, ...]:
+    """Store expected outputs, and how far a device's may be from them.
+
+    The PyTorch model's own are always there. A program that rounds is held to what it answered here, which is stored
+    beside them; a float32 program is held to the model.
+
+    Args:
+        bundle: the draft.
+        cases: of `write_inputs`.
+        reference: the model's outputs for each case.
+        how: of `answers`.
+        found: the program's outputs for each case; empty if it could not be compared.
+
+    Raises:
+        ExportError: the program gives NaN or infinity where the model does not.
+    """
+    scheme = bundle.quantization.scheme
+    own = scheme != "fp32" and how != "no"
+    kinds: dict[How, Reference] = {"run": "self", "interpreted": "interpreted", "no": "eager"}
+    golden = []
+    for i, ((picture, tensor, _), wanted) in enumerate(zip(cases, reference, strict=True)):
+        outputs = found[i] if found else wanted
+        if all(np.isfinite(w).all() for w in wanted) and not all(np.isfinite(out).all() for out in outputs):
+            raise _not_finite(bundle)
+        expected = outputs if own else wanted
+        files = _store(bundle, i, "", expected)
+        relative = _RELATIVE[scheme] * (5 if how == "no" else 1)
+        atols = tuple(_tolerance(e, out, relative) for e, out in zip(expected, outputs, strict=True))
+        several = atols if len(atols) > 1 else None
+        eager = _store(bundle, i, ".eager", wanted) if own else None
+        golden.append(Golden(picture, tensor, files, max(atols), kinds[how] if own else "eager", several, eager))
+    return tuple(golden)
+
+
+def _store(bundle: Bundle, i: int, kind: str, arrays: Outputs) -> tuple[str, ...]:
+    files = tuple(f"golden/{i}.{spec.name}{kind}.bin" for spec in bundle.outputs)
+    for file, array in zip(files, arrays, strict=True):
+        _little_endian(array).tofile(bundle.path / file)
+    return files
+
+
+def _tolerance(expected: np.ndarray, here: np.ndarray, relative: float) -> float:
+    """A share of the largest value of this output, or twice what the program is off on this machine."""
+    wide = expected.astype(np.float64)
+    scale = float(np.abs(wide).max(initial=0.0, where=np.isfinite(wide)))
+    apart = np.abs(wide - here.astype(np.float64)) if expected.shape == here.shape else np.zeros(1)
+    return max(1e-6, relative * scale, 2 * float(apart.max(initial=0.0, where=np.isfinite(apart))))
+
+
+def _not_finite(bundle: Bundle) -> ExportError:
+    half = bundle.quantization.scheme == "fp16"
+    return ExportError(
+        f"the program for {bundle.target} gives NaN or infinity where the model does not.",
+        "a number left the range of its type: float16 ends at 65504."
+        if half
+        else "its arithmetic divides by zero or overflows where PyTorch's does not.",
+        "use the fp32 target, or scale the activations down." if half else "take another target of this platform.",
+    )
 
 
 def _little_endian(array: np.ndarray) -> np.ndarray:

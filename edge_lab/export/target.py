@@ -7,7 +7,7 @@ import fnmatch
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -109,11 +109,16 @@ class Job:
 
 @dataclass(frozen=True)
 class Program:
-    """What an exporter wrote: a file or folder in `Job.folder`, the engine it needs, which layers were quantized."""
+    """What an exporter wrote: a file or folder in `Job.folder`, the engine it needs, which layers were quantized.
+
+    `graph` is the captured program (a torch.export.ExportedProgram) of a format that hides its inside, such as a
+    delegate's: with it, one can say at which layer a program that answers differently begins to.
+    """
 
     file: str
     runtime: Runtime
     report: LayerReport | None = None
+    graph: Any = None
 
 
 Exporter = Callable[[Job], Program]

@@ -20,6 +20,11 @@ def values(bundle: Bundle, x: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     refuse_code(bundle.program_path)
     with quiet():
         module = torch.export.load(bundle.program_path).module(check_guards=False)
+    yield from graph_values(module, x)
+
+
+def graph_values(module: Any, x: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """The same of a captured program's graph module that is in memory."""
     assert isinstance(module, fx.GraphModule)
     found: dict[fx.Node, Any] = {}
     readers = {node: len(node.users) for node in module.graph.nodes}
