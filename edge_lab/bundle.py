@@ -22,6 +22,7 @@ from edge_lab.spec import ModelSpec, TensorSpec
 
 SCHEMA_VERSION = 3  # the newest that this reader understands
 MANIFEST = "bundle.json"
+LABELS = "labels.txt"
 
 Format = Literal["torchscript", "pt2", "onnx", "pte", "mlpackage", "aoti", "ort", "ptl", "c"]
 Scheme = Literal[
@@ -194,23 +195,31 @@ class Bundle:
 
     def save(self) -> None:
         """Write bundle.json (and the checksums of everything beside it), checked against the schema."""
-        document = _to_json(self)
-        labels = self.path / "labels.txt"
         if self.spec.labels:
-            labels.write_text("\n".join(self.spec.labels) + "\n", encoding="utf-8")
-            document["labels"] = labels.name
-        document["files"] = {
-            name: {"sha256": sha256(self.path / name), "bytes": size_of(self.path / name)}
-            for name in _payload(self.path, self.program)
-        }
+            (self.path / LABELS).write_text("\n".join(self.spec.labels) + "\n", encoding="utf-8")
+        names = _payload(self.path, self.program)
+        files = {name: FileEntry(sha256(self.path / name), size_of(self.path / name)) for name in names}
+        replace(self, files=files)._save_manifest()
+
+    def _save_manifest(self) -> None:
+        document = _to_json(self)
         validate(document)
         with writing_file(self.path / MANIFEST) as temporary:
             temporary.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def record(self, **metrics: float | str | None) -> Bundle:
-        """Add metrics (top1, agreement, sqnr_db, ...) to bundle.json and return the updated bundle."""
+        """Add metrics (top1, agreement, sqnr_db, ...) to bundle.json and return the updated bundle.
+
+        Checksums stay those of the export: a file that was damaged since is still found out.
+        """
         updated = replace(self, metrics=self.metrics | metrics)
-        updated.save()
+        updated._save_manifest()
+        return updated
+
+    def with_parity(self, parity: ProgramParity) -> Bundle:
+        """Note a later comparison with the PyTorch model in bundle.json, as `record` does."""
+        updated = replace(self, parity=parity)
+        updated._save_manifest()
         return updated
 
     @staticmethod
@@ -341,7 +350,8 @@ def _to_json(bundle: Bundle) -> dict[str, Any]:
         and all(case.reference != "interpreted" for case in bundle.golden)
     )
     version = 3 if bundle.runtime.format == "c" or bundle.spec.audio is not None else 1 if first else 2
-    document: dict[str, Any] = {"schema_version": version, "labels": None} | _converter().unstructure(bundle)
+    labels = LABELS if bundle.spec.labels else None
+    document: dict[str, Any] = {"schema_version": version, "labels": labels} | _converter().unstructure(bundle)
     del document["path"], document["spec"]["labels"]  # labels live in labels.txt
     if bundle.spec.audio is None:
         del document["spec"]["audio"]

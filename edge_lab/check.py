@@ -1,9 +1,10 @@
-"""Is this bundle fit to ship? Intact, runs here, gives the recorded answers, and keeps its budgets."""
+"""Is this bundle fit to ship? Intact, runs here, answers as recorded and as PyTorch does, and keeps its budgets."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from edge_lab.boards import fits
 from edge_lab.bundle import MANIFEST, Bundle
 from edge_lab.data import ImageSet
 from edge_lab.errors import BundleError, EdgeLabError, InputError, MissingTool
+from edge_lab.export.gate import compare, limits_of, nearness
 from edge_lab.measure.budget import Budgets, load_budget
 from edge_lab.measure.budget import check as verdicts_of
 from edge_lab.measure.result import TargetResult, Verdict
@@ -61,6 +63,7 @@ def check(
     images: str | ImageSet | None = None,
     limit: int | None = None,
     board: str | None = None,
+    allow_divergence: bool = False,
 ) -> Checked:
     """Check a bundle the way a build does before it ships.
 
@@ -72,6 +75,8 @@ def check(
         images: a data set name or a folder to measure Top-1 on (and agreement, with `against`).
         limit: at most so many images.
         board: a microcontroller board whose memory the bundle must fit (`boards.boards()`).
+        allow_divergence: let pass a program that answers differently from PyTorch, if its bundle says that this was
+            allowed when it was written.
 
     Raises:
         BundleError: there is no bundle at this path. A damaged one is a failed line, not an error.
@@ -94,13 +99,13 @@ def check(
     lines.append(line)
     reference = None
     if session is not None:
-        lines.append(golden(opened, session))
+        lines += [golden(opened, session), parity(opened, session, allow_divergence)]
         row, fresh = _fresh(row, path)
         lines.append(fresh)
         row, reference, labelled = _measured(row, session, opened, against, images, limit)
         verdicts = verdicts_of(row, reference, budgets, labelled=labelled)
     else:
-        lines += _interpreted(opened)
+        lines += _interpreted(opened, allow_divergence)
         if against is not None:
             reference = _recorded(Bundle.load(against))
         verdicts = verdicts_of(row, reference, budgets)
@@ -109,21 +114,45 @@ def check(
 
 def golden(bundle: Bundle, session: Session) -> Line:
     """Run the golden vectors: every output must be finite and within the recorded tolerance."""
-    worst, good, count, limit = 0.0, 0, 0, 0.0
+    worst, good, count = (0.0, 0.0, ""), 0, 0  # share of its tolerance, difference, where
     for case, x, expected in bundle.golden_cases():
         outputs = session.run(x)
         count += 1
         if len(outputs) != len(expected) or any(o.shape != e.shape for o, e in zip(outputs, expected, strict=False)):
             return Line("golden", False, f"case {count} has outputs of another number or shape than recorded")
-        apart = [np.abs(o.astype(np.float64) - e.astype(np.float64)) for o, e in zip(outputs, expected, strict=True)]
-        difference = max((float(np.max(a, initial=0)) for a in apart), default=0.0)  # NaN stays NaN, and fails
-        good += difference <= case.atol
-        if not difference <= worst:
-            worst, limit = difference, case.atol
+        shares = []
+        for output, exact, allowed, spec in zip(outputs, expected, case.tolerances, bundle.outputs, strict=True):
+            difference = float(np.max(np.abs(output.astype(np.float64) - exact.astype(np.float64)), initial=0))
+            where = f" of {spec.name}" if len(expected) > 1 else ""
+            shares.append((difference / allowed, difference, f"{where}, allowed {allowed:.2g}"))
+        good += all(share <= 1 for share, _, _ in shares)  # NaN stays NaN, and fails
+        worst = max([worst, *shares], key=lambda found: inf if found[0] != found[0] else found[0])
     if not count:
         return Line("golden", False, "the bundle holds no golden vectors: nothing says what it should answer")
-    detail = f"{good} of {count} within tolerance; largest difference {worst:.2g}"
-    return Line("golden", good == count, detail + (f", allowed {limit:.2g}" if limit else ""))
+    detail = f"{good} of {count} within tolerance; largest difference {worst[1]:.2g}{worst[2]}"
+    return Line("golden", good == count, detail)
+
+
+def parity(bundle: Bundle, session: Session, allow_divergence: bool = False) -> Line:
+    """Run the golden inputs and compare with what the PyTorch model answers, by the limits of `to`, per output."""
+    cases = list(bundle.eager_cases())
+    if not cases:
+        return Line("as PyTorch", None, "it holds no answers of the PyTorch model: export it again to compare")
+    names = [output.name for output in bundle.outputs]
+    outputs = [session.run(x) for x, _ in cases]
+    here = compare(names, [exact for _, exact in cases], outputs, limits_of(bundle))
+    written = bundle.parity.outputs if bundle.parity else ()
+    found = min((*here, *written), key=lambda output: output.sqnr_db - output.limit_db)
+    detail = f"{found.sqnr_db:.1f} dB on {len(cases)} golden inputs, at least {found.limit_db:g}"
+    detail += f" (output {found.name!r} of {len(names)})" if len(names) > 1 else ""
+    if found.ok:
+        return Line("as PyTorch", True, detail)
+    if bundle.parity is not None and bundle.parity.allowed:
+        return Line(
+            "as PyTorch", allow_divergence, f"{detail}; {bundle.parity.starts_at or 'cause not known'}; allowed"
+        )
+    noted = [output for output in written if not output.ok]
+    return Line("as PyTorch", False, f"{detail}; seen on {bundle.parity.inputs}" if noted and bundle.parity else detail)
 
 
 def _recorded(bundle: Bundle) -> TargetResult:
@@ -158,17 +187,18 @@ def _session(bundle: Bundle) -> tuple[Session | None, Line]:
     return session, Line("runs here", True, session.engine)
 
 
-def _interpreted(bundle: Bundle) -> list[Line]:
+def _interpreted(bundle: Bundle, allow_divergence: bool) -> list[Line]:
     """The golden vectors of a program that can't run here, by interpretation of its file."""
     from edge_lab.measure.mil import BACKENDS, interpret
 
     if bundle.runtime.backend not in BACKENDS:
-        return []
+        return [Line("as PyTorch", None, "not compared: the program neither runs nor is interpreted here")]
     try:
-        line = golden(bundle, interpret(bundle))
+        session = interpret(bundle)
+        line, same = golden(bundle, session), parity(bundle, session, allow_divergence)
     except BundleError as error:  # an operator that the interpreter does not know: no verdict
         return [Line("interpreted", None, f"{error.what} {error.why}")]
-    return [Line("interpreted", line.ok, line.detail)]
+    return [Line("interpreted", line.ok, line.detail), same]
 
 
 def _fresh(row: TargetResult, path: Path) -> tuple[TargetResult, Line]:
@@ -225,30 +255,50 @@ def _answers(
     images: str | ImageSet,
     limit: int | None,
 ) -> tuple[TargetResult, TargetResult | None, int | None]:
-    """Top-1 where labels fit, agreement and SQNR against the reference, on the given images."""
+    """On the given images: Top-1 where labels fit; agreement, and SQNR of the furthest output, with the reference."""
     from edge_lab.flow import image_set
     from edge_lab.measure.accuracy import prepare, score
-    from edge_lab.measure.parity import outputs_of, parity
+    from edge_lab.measure.parity import every_output
+    from edge_lab.measure.parity import parity as closeness
 
     session, other = sessions["this"], sessions["other"]
     assert session is not None
+    spec = session.spec
+    if spec.preprocess is None:
+        takes = "recordings" if spec.audio is not None else "ready tensors"
+        raise InputError(
+            f"{spec.name} takes {takes}, so images are no use to it.",
+            "its bundle has no image preprocessing.",
+            "leave --images out: its golden inputs are run in any case.",
+        )
     chosen = image_set(images)
     chosen = chosen.take(limit) if limit else chosen
-    inputs = prepare(chosen, session.spec)
+    inputs = prepare(chosen, spec)
     each = [inputs.x[i : i + 1] for i in range(len(inputs.x))]
-    outputs = outputs_of(session, each)
-    known = session.spec.task == "classify" and chosen.labels and chosen.labels == session.spec.labels
+    outputs = every_output(session, each)
+    known = spec.task == "classify" and chosen.labels and chosen.labels == spec.labels
     labelled = sum(bool(t) for t in inputs.targets) if known else 0
     if labelled:
-        found = score(outputs, inputs.targets)
+        found = score(outputs[0], inputs.targets)
         row = replace(row, top1=found.top1, top5=found.top5)
     else:
         row = replace(row, top1=None, top5=None)
     if other is not None and reference is not None:
-        expected = outputs_of(other, each)
-        close = parity(expected, outputs, task=session.spec.task)
-        answers = close.answers(session.spec.task)
-        row = replace(row, agreement=close.agreement, answers=answers, sqnr_db=close.sqnr_db)
-        top1 = score(expected, inputs.targets).top1 if labelled else None
+        expected = every_output(other, each)
+        if [e.shape for e in expected] != [o.shape for o in outputs]:
+            raise _unlike(other, session)
+        close = closeness(expected[0], outputs[0], task=spec.task)
+        furthest = min(nearness([exact], [here]) for exact, here in zip(expected, outputs, strict=True))
+        answers = close.answers(spec.task)
+        row = replace(row, agreement=close.agreement, answers=answers, sqnr_db=furthest)
+        top1 = score(expected[0], inputs.targets).top1 if labelled else None
         reference = replace(reference, top1=top1)
     return row, reference, labelled or None
+
+
+def _unlike(other: Session, this: Session) -> InputError:
+    return InputError(
+        f"the outputs of {other.name} and {this.name} have other shapes.",
+        "two programs can be compared only if they answer the same question.",
+        "pass the fp32 bundle of the same model to --against.",
+    )

@@ -163,12 +163,22 @@ def _run_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--jobs", type=_jobs, metavar="N", help="processes that export at once (default: one per core)")
     p.add_argument("--report", type=Path, metavar="HTML", help="the page (default: OUT/report.html)")
     p.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    _divergence_argument(p)
 
 
 def _export_arguments(p: argparse.ArgumentParser) -> None:
     _model_arguments(p, None)
     p.add_argument("--target", required=True, help="a name from `edge-lab targets`")
     p.add_argument("--force", action="store_true", help="export even if the bundle is up to date")
+    _divergence_argument(p)
+
+
+def _divergence_argument(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--allow-divergence",
+        action="store_true",
+        help="accept programs that answer differently from PyTorch; their bundles say so",
+    )
 
 
 def _coverage_arguments(p: argparse.ArgumentParser) -> None:
@@ -184,6 +194,7 @@ def _coverage_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--limit", type=_count, metavar="N", help="at most N pictures, evenly spread")
     p.add_argument("--out", type=Path, default=Path("artifacts"), metavar="FOLDER", help="bundles go here (artifacts)")
     p.add_argument("--jobs", type=_jobs, metavar="N", help="processes that export at once (1); 0: this one")
+    _divergence_argument(p)
 
 
 def _compress_arguments(p: argparse.ArgumentParser) -> None:
@@ -207,6 +218,7 @@ def _check_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--limit", type=_count, metavar="N", help="at most N pictures, evenly spread")
     p.add_argument("--board", metavar="NAME", help="a microcontroller board that it must fit, such as stm32f405")
     p.add_argument("--strict", action="store_true", help="what could not be measured here fails as well")
+    _divergence_argument(p)
 
 
 def _listen_arguments(p: argparse.ArgumentParser) -> None:

@@ -53,6 +53,7 @@ def run(a: Namespace) -> int:
         limit=a.limit,
         jobs=a.jobs,
         progress=not a.quiet,
+        allow_divergence=a.allow_divergence,
     )
     result = replace(result, command=a.command_line)
     result.save(a.out / "run.json")
@@ -95,7 +96,7 @@ def export(a: Namespace) -> int:
     goal = target(a.target)
     model = create(a.model, weights=a.weights, input_shape=a.input)
     calibration = image_set(a.calibration).take(32) if a.calibration else None
-    bundle = to(model, goal, calibration=calibration, out=a.out, force=a.force)
+    bundle = to(model, goal, calibration=calibration, out=a.out, force=a.force, allow_divergence=a.allow_divergence)
     share = bundle.runtime.delegated
     delegated = "" if share is None else f", {100 * share:.0f} % of operators delegated"
     print(f"{bundle.path}  {bundle.program_bytes / 1e6:.2f} MB, {bundle.quantization.scheme}{delegated}")
@@ -127,7 +128,10 @@ def compress(a: Namespace) -> int:
 
 
 def coverage(a: Namespace) -> int:
-    """`edge-lab coverage`: 0 whatever came out; what can't be exported is the answer, not an error."""
+    """`edge-lab coverage`: 0 if no program answers differently from PyTorch.
+
+    What can't be exported is an answer, too, and no error.
+    """
     from edge_lab.flow import COVERAGE_TARGETS, image_set
     from edge_lab.flow import coverage as cover
     from edge_lab.zoo import create
@@ -136,8 +140,17 @@ def coverage(a: Namespace) -> int:
     model = create(a.model, weights=a.weights, input_shape=a.input)
     images = image_set(a.images) if a.images else None
     images = images.take(a.limit) if images and a.limit else images
-    print(cover(model, goals, inputs=images, out=a.out, jobs=a.jobs, show=lambda line: print(line, file=sys.stderr)))
-    return 0
+    found = cover(
+        model,
+        goals,
+        inputs=images,
+        out=a.out,
+        jobs=a.jobs,
+        show=lambda line: print(line, file=sys.stderr),
+        allow_divergence=a.allow_divergence,
+    )
+    print(found)
+    return 0 if a.allow_divergence or not any(cell.diverges for cell in found.cells) else 1
 
 
 def check(a: Namespace) -> int:
@@ -146,7 +159,13 @@ def check(a: Namespace) -> int:
     from edge_lab.report.text import verdict_line
 
     found = examine(
-        a.bundle, budget=_budget(a.budget), against=a.against, images=a.images, limit=a.limit, board=a.board
+        a.bundle,
+        budget=_budget(a.budget),
+        against=a.against,
+        images=a.images,
+        limit=a.limit,
+        board=a.board,
+        allow_divergence=a.allow_divergence,
     )
     print(found.bundle)
     for line in found.lines:

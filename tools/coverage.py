@@ -31,8 +31,9 @@ from torch import nn
 import edge_lab
 from edge_lab import data
 from edge_lab.compress.norm import refresh_norm
+from edge_lab.export.gate import own_precision
 from edge_lab.flow.coverage import COVERAGE_TARGETS, Cell, coverage
-from edge_lab.numbers import finite_db
+from edge_lab.measure.parity import every_output
 from edge_lab.zoo import Model
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -147,22 +148,23 @@ def awake(model: Model) -> Model:
 
 def spread(model: Model, inputs: np.ndarray) -> float:
     """How much of the output depends on the picture: its deviation between pictures as a share of its size, 0 to 1."""
-    from edge_lab.flow.jobs import answer_of
-
-    session = edge_lab.eager(model)
-    y = np.concatenate([answer_of(session.run(x[None]), model.spec.task) for x in inputs]).astype(np.float64)
+    y = _side_by_side(edge_lab.eager(model), inputs)
     return float(np.sqrt(np.square(y - y.mean(0)).mean() / np.square(y).mean()))
+
+
+def _side_by_side(session: edge_lab.Session, inputs: np.ndarray) -> np.ndarray:
+    """Every output for every input, (N, values), float64."""
+    outputs = every_output(session, (x[None] for x in inputs))
+    return np.concatenate([out.reshape(len(out), -1).astype(np.float64) for out in outputs], axis=1)
 
 
 def half_db(model: Model, inputs: np.ndarray) -> float:
     """SQNR of the network in PyTorch's own float16, no converter involved: the control for Core ML's column."""
-    from edge_lab.compress.dynamic import Half, to_half
-    from edge_lab.flow.jobs import answer_of
-    from edge_lab.measure import parity
-
-    sessions = edge_lab.eager(model), edge_lab.eager(to_half(model, Half("float16")))
-    full, half = (np.concatenate([answer_of(s.run(x[None]), model.spec.task) for x in inputs]) for s in sessions)
-    return finite_db(parity(full, half.astype(full.dtype), task=model.spec.task).sqnr_db)
+    arrays = [x[None] for x in inputs]
+    session = edge_lab.eager(model)
+    found = own_precision(model, "fp16", arrays, [session.run(x) for x in arrays])
+    assert found is not None, f"{model.spec.name} does not run in float16"
+    return min(found)
 
 
 def one(net: Architecture, targets: list[str], out: Path) -> None:

@@ -173,12 +173,16 @@ def _reusable(folder: Path, key: str, allow_divergence: bool) -> Bundle | None:
 
 
 def _write(model: Model, goal: Target, inputs: Inputs, key: str, folder: Path, allow_divergence: bool) -> None:
+    import torch
+
     from edge_lab.export.golden import answers, write_expected, write_inputs
     from edge_lab.export.wrap import flatten
     from edge_lab.runtime import eager
+    from edge_lab.zoo.steady import settle
 
     cases = write_inputs(inputs.golden, model.spec, folder)
     arrays = [x for _, _, x in cases]
+    settle(model.module, torch.from_numpy(arrays[0]))
     session = eager(model)
     reference = [session.run(x) for x in arrays]
     if not all(np.isfinite(out).all() for outs in reference for out in outs):

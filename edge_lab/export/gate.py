@@ -1,7 +1,8 @@
 """The gate of `to`: a program that answers differently from its model is not written.
 
-Every output has a signal to noise ratio (SQNR) over the golden inputs, and every precision a limit. docs/promise.md says
-from which programs the limits come and how they were chosen; `run`, `coverage` and `check` hold programs to the same.
+Every output has a signal to noise ratio (SQNR) over the golden inputs, and every precision a limit. docs/promise.md
+says from which programs the limits come and how they were chosen; `run`, `coverage` and `check` hold programs to the
+same.
 
 A network can be so sensitive that a precision itself, not the converter, costs more than the limit. So below the limit
 the same module is run by PyTorch in that precision (float32: against float64), and a program that is about as near as
@@ -19,13 +20,12 @@ import numpy as np
 
 from edge_lab.bundle import Bundle, OutputParity, ProgramParity, Scheme
 from edge_lab.errors import DivergenceError, EdgeLabError
-from edge_lab.train.scoring import sqnr_db
+from edge_lab.numbers import EQUAL_DB, sqnr_db
 
 if TYPE_CHECKING:
     from edge_lab.zoo import Model
 
 Outputs = tuple[np.ndarray, ...]
-MOST_DB = 200.0  # written for "every value is equal", which has no finite ratio
 
 
 @dataclass(frozen=True)
@@ -79,19 +79,19 @@ def nearness(reference: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> 
     whole = False
     for exact, other in zip(reference, outputs, strict=True):
         if exact.shape != other.shape:
-            return -MOST_DB
+            return -EQUAL_DB
         whole = whole or exact.dtype.kind in "biu"
         same = exact == other
         wide, near = exact.astype(np.float64), other.astype(np.float64)
         fine = np.isfinite(wide) & np.isfinite(near)
         if not (fine | same).all():
-            return -MOST_DB
+            return -EQUAL_DB
         wrong += float(np.size(same) - np.count_nonzero(same))
         signal += float(np.square(wide[fine]).sum())
         noise += float(np.square(wide[fine] - near[fine]).sum())
     if whole:
         signal, noise = float(sum(exact.size for exact in reference)), wrong
-    return min(max(sqnr_db(signal, noise), -MOST_DB), MOST_DB) if noise else MOST_DB
+    return min(max(sqnr_db(signal, noise), -EQUAL_DB), EQUAL_DB) if noise else EQUAL_DB
 
 
 def compare(

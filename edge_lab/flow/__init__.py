@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from edge_lab.data import ImageSet
+from edge_lab.data import ImageSet, SoundSet
 from edge_lab.errors import EdgeLabError, ExportError, InputError
+from edge_lab.export.inputs import Calibration, halves
 from edge_lab.flow.coverage import COVERAGE_TARGETS, Cell, Coverage, coverage
-from edge_lab.flow.jobs import EAGER, Answer, Request, work
+from edge_lab.flow.jobs import EAGER, Answer, Request, read_outputs, work
 from edge_lab.flow.kept import NAME, kept
 from edge_lab.flow.progress import Progress
 from edge_lab.flow.rows import Measured, examples, rows
@@ -68,6 +69,7 @@ def run(
     limit: int | None = None,
     jobs: int | None = None,
     progress: bool = True,
+    allow_divergence: bool = False,
 ) -> RunResult:
     """Export a model to each target, run each program in its own engine, compare, time, and hold against budgets.
 
@@ -84,10 +86,11 @@ def run(
         limit: at most so many images (evenly spread).
         jobs: worker processes; default: one per core, at most 4. 0 runs everything in this process.
         progress: show a line per step on stderr.
+        allow_divergence: write programs that answer differently from PyTorch, too; see `edge_lab.to`.
 
     Returns:
-        A RunResult whose first row is eager PyTorch. A target that could not be built has status "failed" and says
-        why; the others still come out.
+        A RunResult whose first row is eager PyTorch. A target that could not be built, or whose program answers
+        differently from PyTorch on these inputs, has status "failed" and says why; the others still come out.
 
     Raises:
         EdgeLabError: the model or the images are unusable, or no target came out for the same reason.
@@ -100,19 +103,22 @@ def run(
     limits = budget if isinstance(budget, Budgets) else load_budget(budget) if budget else Budgets()
     built = _model(model, weights, input_shape)
     show(f"{built.spec.name}, weights: {built.spec.weights}")
-    pictures = _pictures(built, images, limit)
+    pictures = _pictures(built, images, limit, calibration)
     show(f"{len(pictures.x)} inputs from {pictures.name}")
     with tempfile.TemporaryDirectory(prefix="edge-lab-") as folder:
-        requests = _requests(built, [g.name for g in goals], pictures, calibration, Path(out), Path(folder))
+        requests = [
+            replace(request, allow_divergence=allow_divergence)
+            for request in _requests(built, [g.name for g in goals], pictures, calibration, Path(out), Path(folder))
+        ]
         home = Path(out) / built.spec.name.replace("/", "_").replace(":", "_")
         done = _work(requests, jobs, home, show)
-        outputs = {r.target: np.load(r.outputs) for r in requests if r.outputs.exists()}
+        outputs = {r.target: read_outputs(r.outputs) for r in requests if r.outputs.exists()}
     if EAGER not in outputs:
         raise done[EAGER].error or ExportError("the model did not run in PyTorch.", "no output was written.", "run it.")
     show("timing, one thread, interleaved")
     before = gate()
     timings = _timings(built, pictures, {t: d.value for t, d in done.items() if d.value and d.value.ran})
-    measured = Measured(built, goals, done, outputs, pictures.targets, timings)
+    measured = Measured(built, goals, done, outputs, pictures.targets, pictures.name, timings)
     table = rows(measured, limits)
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     _record(table)
@@ -153,7 +159,9 @@ def image_set(name: str | ImageSet) -> ImageSet:
     return data.load(name)
 
 
-def _pictures(model: Model, images: str | ImageSet | None, limit: int | None) -> Pictures:
+def _pictures(
+    model: Model, images: str | ImageSet | None, limit: int | None, calibration: Calibration | str | None = None
+) -> Pictures:
     from edge_lab import data
     from edge_lab.measure.accuracy import prepare
 
@@ -167,6 +175,9 @@ def _pictures(model: Model, images: str | ImageSet | None, limit: int | None) ->
                 f"its task is {spec.task!r}, with no preprocessing.",
                 "leave images out, or give the model a Preprocess.",
             )
+        if calibration is not None and not isinstance(calibration, (str, ImageSet, SoundSet)):
+            held_out = np.concatenate(halves(calibration, spec)[1])[:limit]
+            return Pictures(None, held_out, ((),) * len(held_out), "the calibration inputs, held out of it")
         count = limit or 16
         x = np.random.default_rng(1).standard_normal((count, *spec.input.shape[1:])).astype(spec.input.dtype)
         return Pictures(None, x, ((),) * count, "seeded noise (the model takes ready tensors)")
@@ -218,7 +229,7 @@ def _requests(
     if given is not None and not isinstance(given, ImageSet):
         given = tuple(given)
     return [
-        Request(model.origin or model, name, folder / "inputs.npy", folder / f"{i}.npy", out, given, None)
+        Request(model.origin or model, name, folder / "inputs.npy", folder / f"{i}.npz", out, given)
         for i, name in enumerate([*targets, EAGER])
     ]
 
@@ -278,8 +289,3 @@ def _facts() -> tuple[dict[str, str], dict[str, str]]:
     from edge_lab.measure.machine import machine, versions
 
     return machine(), versions()
-
-
-def with_command(result: RunResult, command: str) -> RunResult:
-    """The same result, naming another command as the one that made it."""
-    return replace(result, command=command)

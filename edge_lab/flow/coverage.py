@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,12 +15,12 @@ import numpy as np
 
 from edge_lab.bundle import Bundle
 from edge_lab.data import ImageSet
-from edge_lab.errors import EdgeLabError, InputError
-from edge_lab.flow.jobs import answer_of
+from edge_lab.errors import DivergenceError, EdgeLabError, InputError
+from edge_lab.export.gate import compare, limits_of, refusal
+from edge_lab.flow.jobs import read_outputs
 from edge_lab.flow.workers import Done, run_isolated
 from edge_lab.measure.mil import ENGINE, run_or_interpret
-from edge_lab.measure.parity import parity
-from edge_lab.numbers import finite_db
+from edge_lab.measure.parity import every_output, parity
 from edge_lab.report.text import aligned
 from edge_lab.runtime import Session
 from edge_lab.spec import Task
@@ -39,6 +39,8 @@ class Cell:
     Attributes:
         target: name of the target.
         exported: whether a program was written.
+        diverges: whether a program was made that answers differently from PyTorch, by more than its precision
+            explains; then it is not written.
         compared: how its outputs came about: it was "run" in its own engine, "interpreted" (Core ML away from a Mac:
             a check of the file, not of a device), or "no".
         why: empty; or why there is no program, or why it was not compared.
@@ -46,7 +48,8 @@ class Cell:
         delegated: share of operators inside the delegate, 0 to 1; None where there is no such thing.
         left: names of the operators outside.
         agreement: percent of equal answers with eager PyTorch; None if not compared, or if the task has no answers.
-        sqnr_db: signal to noise ratio of the outputs against eager PyTorch, -200 to 200 dB; None: not compared.
+        sqnr_db: signal to noise ratio of the output that is furthest from eager PyTorch's, -200 to 200 dB; None: not
+            compared.
         size_mb: of the program, in 1e6 bytes.
     """
 
@@ -60,6 +63,7 @@ class Cell:
     agreement: float | None = None
     sqnr_db: float | None = None
     size_mb: float | None = None
+    diverges: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,7 @@ class Coverage:
             if cell.left:
                 lines.append(f"\nnote {cell.target}: outside the delegate: {', '.join(cell.left)}")
             if cell.why:
-                word = "not compared" if cell.exported else "no program"
+                word = "another answer" if cell.diverges else "not compared" if cell.exported else "no program"
                 lines.append(f"\n{cell.target}: {word}\n  why: {cell.why}\n  fix: {cell.fix}")
         return "\n".join(lines)
 
@@ -101,6 +105,7 @@ def coverage(
     out: Path | str = "artifacts",
     jobs: int | None = None,
     show: Callable[[str], None] | None = None,
+    allow_divergence: bool = False,
 ) -> Coverage:
     """Export a model to each target and compare each program with PyTorch.
 
@@ -113,6 +118,7 @@ def coverage(
         jobs: processes; a converter that crashes then costs one cell. Default: one, or none for a model that only lives
             here (its `origin` is None): then everything happens in this process.
         show: is called with a line for each target that is done.
+        allow_divergence: write programs that answer differently from PyTorch, too; their cells say `diverges`.
 
     Raises:
         InputError: no such model or target, unusable inputs, or a model whose outputs can't be compared.
@@ -123,11 +129,14 @@ def coverage(
     goals = [target(name).name for name in targets]
     arrays = _arrays(built, inputs)
     reference = _outputs(_eager(built), arrays)
+    ready = built.spec.preprocess is None and built.spec.audio is None
+    calibration = None if inputs is None or not ready else tuple(arrays)
     jobs = (1 if built.origin else 0) if jobs is None else jobs
     with tempfile.TemporaryDirectory(prefix="edge-lab-") as folder:
         file = Path(folder) / "arrays.npz"
-        np.savez(file, inputs=np.stack(arrays), reference=reference)
-        requests = [Request((jobs and built.origin) or built, goal, file, Path(out)) for goal in goals]
+        np.savez(file, np.stack(arrays), *reference)
+        known = (jobs and built.origin) or built
+        requests = [Request(known, goal, file, Path(out), calibration, allow_divergence) for goal in goals]
         cells = {}
         for done in _cells(requests, jobs, Path(out) / "coverage.log"):
             goal = goals[done.index]
@@ -145,6 +154,8 @@ class Request:
     target: str
     arrays: Path
     out: Path
+    calibration: tuple[np.ndarray, ...] | None = None
+    allow_divergence: bool = False
 
 
 def cell(request: Request) -> Cell:
@@ -152,23 +163,31 @@ def cell(request: Request) -> Cell:
     from edge_lab.export import to
 
     model = _built(request.model)
-    with np.load(request.arrays) as stored:
-        inputs, reference = stored["inputs"], stored["reference"]
+    inputs, *reference = read_outputs(request.arrays)
     try:
-        bundle = to(model, request.target, out=request.out)
+        bundle = to(
+            model,
+            request.target,
+            calibration=request.calibration,
+            out=request.out,
+            allow_divergence=request.allow_divergence,
+        )
+    except DivergenceError as error:
+        why = f"{error.what} {error.why}"
+        return Cell(request.target, False, why=why, fix=error.fix, sqnr_db=error.sqnr_db, diverges=True)
     except EdgeLabError as error:
         return Cell(request.target, False, why=error.why, fix=error.fix)
-    return compared(bundle, request.target, inputs, reference, model.spec.task)
+    return compared(bundle, request.target, inputs, tuple(reference), model.spec.task)
 
 
-def compared(bundle: Bundle, target: str, inputs: np.ndarray, reference: np.ndarray, task: Task) -> Cell:
+def compared(bundle: Bundle, target: str, inputs: np.ndarray, reference: tuple[np.ndarray, ...], task: Task) -> Cell:
     """The cell of a bundle that was written.
 
     Args:
         bundle: of the target.
         target: its name.
         inputs: (n, 1, ...), preprocessed.
-        reference: outputs of eager PyTorch for them, as `flow.jobs.answer_of` gives them.
+        reference: every output of eager PyTorch for them, (n, ...).
         task: decides what an answer is.
     """
     runtime, size = bundle.runtime, bundle.program_bytes / 1e6
@@ -178,11 +197,15 @@ def compared(bundle: Bundle, target: str, inputs: np.ndarray, reference: np.ndar
     except EdgeLabError as error:
         why = f"{error.what} {error.why}"
         return Cell(target, True, "no", why, error.fix, runtime.delegated, runtime.operators, size_mb=size)
-    close = parity(reference, outputs, task=task)
-    decibels = finite_db(close.sqnr_db)
-    return Cell(
-        target, True, how, close.note, "", runtime.delegated, runtime.operators, close.agreement, decibels, size
-    )
+    close = parity(reference[0], outputs[0], task=task)
+    found = compare([output.name for output in bundle.outputs], [reference], [outputs], limits_of(bundle))
+    worst = min(output.sqnr_db for output in found)
+    c = Cell(target, True, how, close.note, "", runtime.delegated, runtime.operators, close.agreement, worst, size)
+    if all(output.ok for output in found):
+        return c
+    name, scheme, about = bundle.spec.name, bundle.quantization.scheme, f"{len(inputs)} inputs"
+    error = refusal(name, target, scheme, found, about, "those that it was checked on when it was written passed")
+    return replace(c, why=f"{error.what} {error.why}", fix=error.fix, diverges=True)
 
 
 def _session(bundle: Bundle) -> tuple[Session, Compared]:
@@ -190,15 +213,8 @@ def _session(bundle: Bundle) -> tuple[Session, Compared]:
     return session, "interpreted" if session.engine == ENGINE else "run"
 
 
-def _outputs(session: Session, inputs: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
-    rows = [answer_of(session.run(np.asarray(x)), session.spec.task) for x in inputs]
-    if len({row.shape for row in rows}) > 1:
-        raise InputError(
-            f"the outputs of {session.name} have another size for every input.",
-            "it filters its detections by score, inside the model.",
-            "cover the part before the filter: wrap backbone and head in a module of their own.",
-        )
-    return np.concatenate(rows)
+def _outputs(session: Session, inputs: Sequence[np.ndarray] | np.ndarray) -> tuple[np.ndarray, ...]:
+    return every_output(session, (np.asarray(x) for x in inputs))
 
 
 def _eager(model: Model) -> Session:
@@ -242,7 +258,7 @@ def _fix(error: EdgeLabError | None) -> str:
 
 
 def _mark(c: Cell) -> str:
-    return "FAIL" if not c.exported else ("OK" if c.compared != "no" else "----")
+    return "FAIL" if not c.exported or c.diverges else ("OK" if c.compared != "no" else "----")
 
 
 def _numbers(c: Cell) -> tuple[str, ...]:

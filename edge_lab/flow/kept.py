@@ -22,7 +22,7 @@ def kept(measured: Measured, table: Sequence[TargetResult], gate: Gate, dataset:
 
 
 def _item(row: TargetResult, measured: Measured, dataset: str) -> Measurement:
-    images = len(measured.outputs[row.target])
+    images = len(measured.outputs[row.target][0])
     quality = Quality(dataset, images, row.top1, row.top5, row.agreement, row.sqnr_db)
     latency, installed, model = measured.timings[row.target], versions(), measured.model.spec.name
     size = None if row.size_mb is None else round(1e6 * row.size_mb)

@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from edge_lab.bundle import Bundle
+from edge_lab.bundle import Bundle, ProgramParity
 from edge_lab.data import ImageSet
 from edge_lab.errors import EdgeLabError
 from edge_lab.export import Target
+from edge_lab.export.gate import compare, limits_of, refusal
+from edge_lab.files import locked
 from edge_lab.flow.jobs import EAGER, Answer
 from edge_lab.flow.workers import Done
 from edge_lab.measure.accuracy import score
@@ -21,7 +23,7 @@ from edge_lab.measure.budget import Budgets, check
 from edge_lab.measure.latency import Latency
 from edge_lab.measure.parity import parity
 from edge_lab.measure.result import Example, Failure, TargetResult
-from edge_lab.numbers import finite_db
+from edge_lab.numbers import EQUAL_DB
 from edge_lab.spec import ModelSpec, postprocess
 from edge_lab.zoo import Model
 
@@ -31,13 +33,14 @@ _PICTURES = 6
 
 @dataclass(frozen=True)
 class Measured:
-    """Raw results of a run: per target the worker's answer, outputs (N, ...), and timings."""
+    """Raw results of a run: per target the worker's answer, every output (N, ...), and timings."""
 
     model: Model
     goals: Sequence[Target]
     done: Mapping[str, Done[Answer]]
-    outputs: Mapping[str, np.ndarray]
+    outputs: Mapping[str, tuple[np.ndarray, ...]]
     targets: tuple[tuple[int, ...], ...]
+    dataset: str
     timings: Mapping[str, Latency]
 
 
@@ -91,19 +94,19 @@ def _quality(row: TargetResult, measured: Measured) -> TargetResult:
     outputs = measured.outputs.get(row.target)
     if outputs is None:
         return row
-    task = measured.model.spec.task
-    close = parity(measured.outputs[EAGER], outputs, task=task)
+    task, reference = measured.model.spec.task, measured.outputs[EAGER]
+    close = parity(reference[0], outputs[0], task=task)
     row = replace(
         row,
         agreement=close.agreement,
         answers=close.answers(task),
-        sqnr_db=finite_db(close.sqnr_db),
         max_abs=close.max_abs if np.isfinite(close.max_abs) else None,
         notes=(*row.notes, close.note) if close.note else row.notes,
     )
+    row = _held_to_the_model(row, reference, outputs, measured)
     labelled = sum(bool(t) for t in measured.targets)
     if task in ("classify", "keyword") and labelled >= ENOUGH_LABELS:
-        accuracy = score(outputs, measured.targets)
+        accuracy = score(outputs[0], measured.targets)
         row = replace(row, top1=accuracy.top1, top5=accuracy.top5)
     timing = measured.timings.get(row.target)
     if timing is None:
@@ -112,7 +115,29 @@ def _quality(row: TargetResult, measured: Measured) -> TargetResult:
     return replace(row, p50_ms=timing.p50_ms, p90_ms=timing.p90_ms, samples_ms=timing.samples_ms, notes=notes)
 
 
-def examples(images: ImageSet, outputs: Mapping[str, np.ndarray], spec: ModelSpec) -> tuple[Example, ...]:
+def _held_to_the_model(
+    row: TargetResult, reference: tuple[np.ndarray, ...], outputs: tuple[np.ndarray, ...], measured: Measured
+) -> TargetResult:
+    """The gate of `to` on all inputs of this run: SQNR of the output that is furthest off, FAIL below its limit."""
+    if row.bundle is None:
+        return replace(row, sqnr_db=EQUAL_DB)  # the model beside itself
+    bundle = Bundle.load(row.bundle, verify=False)
+    names = [output.name for output in bundle.outputs]
+    found = compare(names, [reference], [outputs], limits_of(bundle))
+    row = replace(row, sqnr_db=min(output.sqnr_db for output in found))
+    if all(output.ok for output in found):
+        return row
+    if bundle.parity is not None and bundle.parity.allowed:
+        return replace(row, notes=(*row.notes, "answers differently from PyTorch; it was asked for all the same"))
+    what = f"{len(outputs[0])} of {measured.dataset}"
+    with locked(bundle.path):
+        bundle.with_parity(ProgramParity("run" if row.target in measured.timings else "interpreted", what, found))
+    passed = "the inputs that it was checked on when it was written were fewer, and passed"
+    error = refusal(bundle.spec.name, row.target, bundle.quantization.scheme, found, what, passed)
+    return replace(row, status="failed", failure=Failure(error.what, error.why, error.fix))
+
+
+def examples(images: ImageSet, outputs: Mapping[str, tuple[np.ndarray, ...]], spec: ModelSpec) -> tuple[Example, ...]:
     """A few pictures with every target's three best answers: labelled ones first, then spread over the set."""
     if spec.task != "classify":
         return ()
@@ -123,10 +148,10 @@ def examples(images: ImageSet, outputs: Mapping[str, np.ndarray], spec: ModelSpe
     return tuple(_example(i, images, outputs, spec) for i in chosen)
 
 
-def _example(i: int, images: ImageSet, outputs: Mapping[str, np.ndarray], spec: ModelSpec) -> Example:
+def _example(i: int, images: ImageSet, outputs: Mapping[str, tuple[np.ndarray, ...]], spec: ModelSpec) -> Example:
     answers: dict[str, Any] = {}
     for target, rows_ in outputs.items():
-        answers[target] = tuple((p.label, p.score) for p in postprocess(rows_[i], spec)[:3])
+        answers[target] = tuple((p.label, p.score) for p in postprocess(rows_[0][i], spec)[:3])
     accepted = images.targets[i]
     label = " / ".join(images.labels[t] for t in accepted) if accepted and images.labels == spec.labels else None
     return Example(images.names[i], _thumbnail(images, i), label, answers)

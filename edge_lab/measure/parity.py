@@ -93,7 +93,16 @@ def outputs_of(session: Runs, inputs: Iterable[np.ndarray], *, output: int = 0) 
         inputs: preprocessed arrays, each with a batch axis.
         output: which of the model's outputs.
     """
-    rows = [np.asarray(session.run(x)[output]) for x in inputs]
+    return _stacked([np.asarray(session.run(x)[output]) for x in inputs], output)
+
+
+def every_output(session: Runs, inputs: Iterable[np.ndarray]) -> tuple[np.ndarray, ...]:
+    """The same for all outputs of the model, each stacked to (N, ...)."""
+    rows = [session.run(x) for x in inputs]
+    return tuple(_stacked([row[i] for row in rows], i) for i in range(len(rows[0]) if rows else 1))
+
+
+def _stacked(rows: list[np.ndarray], output: int) -> np.ndarray:
     if not rows:
         raise InputError(
             "there are no inputs.", "an empty folder or an empty selection was given.", "pass at least one image."
@@ -102,7 +111,7 @@ def outputs_of(session: Runs, inputs: Iterable[np.ndarray], *, output: int = 0) 
         raise InputError(
             f"output {output} changes its shape from input to input.",
             "its size depends on the picture (a detector that filters its boxes, for example).",
-            "compare the outputs before filtering, or measure detection with a task metric.",
+            "compare the part before the filter: wrap backbone and head in a module of their own.",
         )
     return np.concatenate(rows)
 
