@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from edge_lab.audio import Sound
+from edge_lab.compress.quantize import check_calibration
 from edge_lab.data import ImageSet, SoundSet
 from edge_lab.spec import ModelSpec, preprocess
 
@@ -50,12 +51,13 @@ def inputs_of(
         calibrates: whether this export reads ranges from inputs.
 
     Raises:
-        InputError: int8 of a model that takes ready tensors, and no calibration inputs.
+        InputError: int8 of a model that takes ready tensors, and no calibration inputs; or unusable ones.
     """
     about = "the golden inputs that were given"
     if calibration is not None and not isinstance(calibration, (ImageSet, SoundSet)):
         calibration, held_out = halves(calibration, spec)
         if golden is None and held_out:
+            check_calibration((*calibration, *held_out), np.empty(spec.input.shape, spec.input.dtype))
             golden, about = held_out, "inputs held out of the calibration"
     if golden is None:
         cases, about = _shipped(spec)

@@ -204,8 +204,8 @@ def compared(bundle: Bundle, target: str, inputs: np.ndarray, reference: tuple[n
     if all(output.ok for output in found):
         return c
     name, scheme, about = bundle.spec.name, bundle.quantization.scheme, f"{len(inputs)} inputs"
-    error = refusal(name, target, scheme, found, about, "those that it was checked on when it was written passed")
-    return replace(c, why=f"{error.what} {error.why}", fix=error.fix, diverges=True)
+    refused = refusal(name, target, scheme, found, about, "those that it was checked on when it was written passed")
+    return replace(c, why=f"{refused.what} {refused.why}", fix=refused.fix, diverges=True)
 
 
 def _session(bundle: Bundle) -> tuple[Session, Compared]:

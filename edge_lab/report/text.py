@@ -38,7 +38,7 @@ def table(run: RunResult, *, color: bool | None = None) -> str:
     head = f"{run.model} ({run.weights} weights) on {run.images} pictures of {run.dataset}"
     lines = [clean(head + (f", {run.skipped_images} unreadable left out" if run.skipped_images else "")), ""]
     lines += aligned(_columns(run), left=_LEFT)
-    lines += ["", sentence(run)]
+    lines += ["", sentence(run), compared(run)]
     lines += [f"  over budget  {line}" for line in broken(run)]
     for row in run.rows:
         if row.failure is not None:
@@ -53,6 +53,14 @@ def table(run: RunResult, *, color: bool | None = None) -> str:
         lines += ["", *(f"note {clean(', '.join(names))}: {clean(note)}" for note, names in remarks)]
     text = "\n".join(clean(line) for line in lines)
     return paint(text) if color else text
+
+
+def compared(run: RunResult) -> str:
+    """Which programs were compared with eager PyTorch, and which were not."""
+    tried = [row for row in run.rows[1:] if row.bundle is not None or row.sqnr_db is not None]
+    left = [row.target for row in tried if row.sqnr_db is None]
+    text = f"Compared with PyTorch, every output: {len(tried) - len(left)} of {len(tried)} programs"
+    return clean(f"{text}; not compared: {', '.join(left)}." if left else f"{text}.")
 
 
 def paint(text: str) -> str:
