@@ -142,6 +142,11 @@ class ProgramParity:
     allowed: bool = False
     starts_at: str | None = None
 
+    @property
+    def ok(self) -> bool:
+        """Whether every output that was compared keeps its limit."""
+        return all(output.ok for output in self.outputs)
+
 
 @dataclass(frozen=True)
 class Bundle:

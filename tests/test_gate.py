@@ -104,7 +104,7 @@ def faulty(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     def dishonest(target: object) -> object:
         def write(job: Job) -> Program:
-            return honest(target)(replace(job, module=Wrong(job.module)))  # type: ignore[arg-type]
+            return honest(target)(replace(job, module=Wrong(job.module).eval()))  # type: ignore[arg-type]
 
         return write
 
@@ -124,7 +124,7 @@ def test_a_wrong_program_is_not_written(target: str, two: Model, tmp_path: Path)
 
 @pytest.mark.usefixtures("faulty")
 def test_it_is_written_if_that_is_asked_for_and_says_so_for_ever(
-    two: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    two: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = to(two, "linux-onnx-fp32", out=tmp_path, allow_divergence=True)
     assert bundle.parity is not None
@@ -133,6 +133,7 @@ def test_it_is_written_if_that_is_asked_for_and_says_so_for_ever(
     assert to(two, "linux-onnx-fp32", out=tmp_path, allow_divergence=True).made_by == bundle.made_by  # reused
     with pytest.raises(DivergenceError):  # but not by who did not ask for it
         to(two, "linux-onnx-fp32", out=tmp_path)
+    monkeypatch.chdir(tmp_path)  # there are no budgets here
     assert main(["check", str(bundle.path)]) == 1
     assert "FAIL  as PyTorch" in capsys.readouterr().out
     assert main(["check", str(bundle.path), "--allow-divergence"]) == 0
@@ -221,10 +222,8 @@ def test_run_holds_a_program_to_all_inputs_of_the_run(tmp_path: Path, monkeypatc
     found = checks.check(tmp_path / "kind" / "onnx-fp32")  # and the bundle has it in writing
     assert not found.ok
     monkeypatch.setattr(jobs, "every_output", honest)
-    assert (
-        flow.run(model, targets=["linux-onnx-fp32"], limit=4, out=tmp_path, jobs=0, progress=False).rows[1].status
-        == "ok"
-    )
+    row = flow.run(model, targets=["linux-onnx-fp32"], limit=4, out=tmp_path, jobs=0, progress=False).rows[1]
+    assert row.status == "ok"
     assert checks.check(tmp_path / "kind" / "onnx-fp32").ok
 
 
@@ -283,7 +282,7 @@ class Cancels(nn.Module):
 
 def test_a_limit_is_lower_where_float32_itself_costs_more() -> None:
     x = np.random.default_rng(0).standard_normal((1, 3, 32, 32)).astype(np.float32)
-    for size, lowest, highest in ((1.0, 60, 60), (3e3, 20, 59.9), (1e7, 20, 20)):
+    for size, lowest, highest in ((1.0, 60, 60), (3e3, 20, 59.9), (3e5, 20, 20)):
         model = from_module(Cancels(size), x.shape, task="tensor")
         reference = [edge_lab.eager(model).run(x)]
         low = gate.compare(["y"], reference, [(reference[0][0] * 0,)], [LIMITS["fp32"].db])
@@ -329,7 +328,7 @@ def test_int8_of_ready_tensors_is_judged_on_given_inputs_that_did_not_calibrate_
     result = flow.run(model, targets=["linux-onnx-int8"], calibration=given, out=tmp_path, jobs=0, progress=False)
     assert "held out" in result.dataset
     assert result.images == 8
-    assert result.rows[1].sqnr_db > 25
+    assert result.rows[1].sqnr_db > 20
 
 
 def test_a_model_that_answers_differently_every_time_is_refused(two: Model, tmp_path: Path) -> None:
@@ -337,7 +336,7 @@ def test_a_model_that_answers_differently_every_time_is_refused(two: Model, tmp_
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return nn.functional.dropout(x, 0.5).mean((2, 3))
 
-    model = replace(two, module=Random())
+    model = replace(two, module=Random().eval())
     with pytest.raises(InputError, match="dropout"):
         to(model, "linux-onnx-fp32", out=tmp_path)
 

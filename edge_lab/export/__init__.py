@@ -29,7 +29,7 @@ from edge_lab.export import (  # noqa: F401
 from edge_lab.export.coreml_app import AppInterface, app_package
 from edge_lab.export.diagnose import diagnose
 from edge_lab.export.fingerprint import fingerprint, made_by
-from edge_lab.export.gate import gate
+from edge_lab.export.gate import judge
 from edge_lab.export.inputs import Calibration, GoldenInputs, Inputs, inputs_of
 from edge_lab.export.native import refuse_foreign
 from edge_lab.export.target import Job, Target, exporter_of, takers, target, targets
@@ -167,9 +167,9 @@ def _reusable(folder: Path, key: str, allow_divergence: bool) -> Bundle | None:
             refuse_foreign(bundle)  # compiled elsewhere: it has to be compiled again
     except BundleError:
         return None
-    diverges = bundle.parity is not None and bundle.parity.allowed
-    fits = bundle.made_by.get("fingerprint") == key and (allow_divergence or not diverges)
-    return bundle if fits else None
+    parity = bundle.parity
+    agrees = parity is None or parity.ok or (parity.allowed and allow_divergence)
+    return bundle if agrees and bundle.made_by.get("fingerprint") == key else None
 
 
 def _write(model: Model, goal: Target, inputs: Inputs, key: str, folder: Path, allow_divergence: bool) -> None:
@@ -214,7 +214,7 @@ def _write(model: Model, goal: Target, inputs: Inputs, key: str, folder: Path, a
     written = Bundle.load(folder, verify=False)
     how, found = answers(written, arrays)
     golden = write_expected(written, cases, reference, how, found)
-    parity = gate(
+    parity = judge(
         model, written, program.graph, arrays, reference, ProgramParity(how, inputs.about), found, allow_divergence
     )
     worst = min((output.sqnr_db for output in parity.outputs), default=None)

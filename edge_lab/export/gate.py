@@ -109,7 +109,7 @@ def compare(
     return tuple(OutputParity(name, nearness(exact, other), limit) for name, exact, other, limit in sides)
 
 
-def gate(
+def judge(
     model: Model,
     bundle: Bundle,
     graph: Any,
