@@ -5,13 +5,12 @@ says from which programs the limits come and how they were chosen; `run`, `cover
 same.
 
 A network can be so sensitive that a precision itself, not the converter, costs more than the limit. So below the limit
-the same module is run by PyTorch in that precision (float32: against float64), and a program that is about as near as
-that passes, down to a floor.
+there is a control (`export/control.py`: PyTorch in that precision), and a program that is about as near as that passes,
+down to a floor.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -26,6 +25,9 @@ if TYPE_CHECKING:
     from edge_lab.zoo import Model
 
 Outputs = tuple[np.ndarray, ...]
+
+
+_SCATTER_DB = 3.0  # between five inputs and any others, and between CPUs
 
 
 @dataclass(frozen=True)
@@ -45,13 +47,13 @@ class Limit:
 
 LIMITS: dict[Scheme, Limit] = {
     "fp32": Limit(60, 20, 20),
-    "fp16": Limit(30, 10, 6),
-    "bf16": Limit(15, 6, 6),
-    "int8-static": Limit(8, 8),
+    "fp16": Limit(30, 10, 12),
+    "bf16": Limit(15, 6, 12),
+    "int8-static": Limit(10, 3, 6),
     "int8-dynamic": Limit(10, 10),
     "int4-dynamic": Limit(6, 6),
-    "int8-weights": Limit(10, 10),
-    "int4-weights": Limit(6, 6),
+    "int8-weights": Limit(10, 3, 6),
+    "int4-weights": Limit(6, 3, 6),
     "palette6": Limit(10, 10),
     "palette4": Limit(6, 6),
 }
@@ -139,89 +141,63 @@ def judge(
     scheme = bundle.quantization.scheme
     names = [output.name for output in bundle.outputs]
     outputs = compare(names, reference, found, (LIMITS[scheme].db,) * len(names))
-    outputs = judged(model, scheme, outputs, inputs, reference)
+    own = None if all(output.ok for output in outputs) else own_precision(model, scheme, inputs, reference)
+    outputs = lowered(outputs, scheme, own)
     parity = replace(seen, outputs=outputs)
-    if all(output.ok for output in outputs):
+    if parity.ok:
         return parity
     limit = min(output.limit_db for output in outputs if not output.ok)
     starts_at = where_it_starts(model, bundle, graph, inputs[0], limit)
     if not allow_divergence:
-        raise refusal(model.spec.name, bundle.target, scheme, outputs, seen.inputs, starts_at)
+        about = f"on {seen.inputs} {starts_at or 'it can not be seen where it starts'}"
+        if own is not None:
+            exact = "float64" if scheme == "fp32" else scheme
+            about += f"; PyTorch's own {exact} comes as near as {min(own):.1f} dB"
+        raise refusal(bundle, outputs, about)
     return replace(parity, allowed=True, starts_at=starts_at)
 
 
 def limits_of(bundle: Bundle) -> tuple[float, ...]:
-    """What each output of a bundle has to reach: as `to` recorded it, else what its precision asks."""
+    """What each output of a bundle has to reach on other inputs than `to` had, or on another CPU."""
     if bundle.parity is not None and bundle.parity.outputs:
-        return tuple(output.limit_db for output in bundle.parity.outputs)
-    return (LIMITS[bundle.quantization.scheme].db,) * len(bundle.outputs)
+        limits = tuple(output.limit_db for output in bundle.parity.outputs)
+    else:
+        limits = (LIMITS[bundle.quantization.scheme].db,) * len(bundle.outputs)
+    return tuple(limit - _SCATTER_DB for limit in limits)
 
 
-def judged(
-    model: Model,
-    scheme: Scheme,
-    found: tuple[OutputParity, ...],
-    inputs: Sequence[np.ndarray],
-    reference: list[Outputs],
-) -> tuple[OutputParity, ...]:
-    """The same comparison with this model's limits: lower where the precision itself costs that much."""
-    limit = LIMITS[scheme]
-    if all(output.ok for output in found) or not limit.margin:
-        return found
-    own = own_precision(model, scheme, inputs, reference)
+def lowered(found: tuple[OutputParity, ...], scheme: Scheme, own: list[float] | None) -> tuple[OutputParity, ...]:
+    """The same comparison with limits that are lower where the precision itself (`own_precision`) costs as much."""
     if own is None:
         return found
-    lowered = (min(limit.db, max(limit.floor, db - limit.margin)) for db in own)
-    return tuple(OutputParity(o.name, o.sqnr_db, round(db, 1)) for o, db in zip(found, lowered, strict=True))
+    limit = LIMITS[scheme]
+    limits = (round(min(limit.db, max(limit.floor, db - limit.margin)), 1) for db in own)
+    return tuple(replace(output, limit_db=db) for output, db in zip(found, limits, strict=True))
 
 
 def own_precision(
     model: Model, scheme: Scheme, inputs: Sequence[np.ndarray], reference: list[Outputs]
 ) -> list[float] | None:
-    """SQNR that PyTorch itself has in a precision, for each output: no converter involved. None: it can't run so.
+    """SQNR of the control for each output: how near PyTorch itself comes in a precision. None: there is no control."""
+    from edge_lab.export.control import in_precision
 
-    float32 is compared with float64, 16-bit floats with the model as it is.
-    """
-    import torch
-
-    from edge_lab.runtime import flat_arrays
-
-    kind = {"fp32": torch.float64, "fp16": torch.float16, "bf16": torch.bfloat16}[scheme]
-    try:
-        module = copy.deepcopy(model.module).to(kind)
-        with torch.no_grad():
-            cast = [
-                flat_arrays(torch.utils._pytree.tree_map_only(torch.Tensor, _wide, module(_as(x, kind))))
-                for x in inputs
-            ]
-    except Exception:  # whatever a module does with a dtype that it was not written for
+    found = in_precision(model.module, scheme, inputs)
+    if found is None or {len(outputs) for outputs in (*found, *reference)} != {len(reference[0])}:
         return None
-    sides = (cast, reference) if scheme == "fp32" else (reference, cast)
-    return [nearness(exact, other) for exact, other in zip(*(zip(*s, strict=True) for s in sides), strict=True)]
+    exact, other = (found, reference) if scheme == "fp32" else (reference, found)
+    return [nearness([e[i] for e in exact], [o[i] for o in other]) for i in range(len(reference[0]))]
 
 
-def _as(x: np.ndarray, kind: Any) -> Any:
-    import torch
-
-    tensor = torch.from_numpy(x.copy())
-    return tensor.to(kind) if tensor.is_floating_point() else tensor
-
-
-def _wide(tensor: Any) -> Any:
-    return tensor.double() if tensor.is_floating_point() else tensor
-
-
-def refusal(
-    name: str, target: str, scheme: Scheme, outputs: tuple[OutputParity, ...], inputs: str, starts_at: str
-) -> DivergenceError:
-    """The error for a program below its limit: which output, by how much, where it starts, and what to do."""
+def refusal(bundle: Bundle, outputs: tuple[OutputParity, ...], why: str) -> DivergenceError:
+    """The error for a program below its limit: which output, by how much, why, and what to do."""
+    scheme = bundle.quantization.scheme
     worst = min(outputs, key=lambda output: output.sqnr_db - output.limit_db)
-    which = f"output {worst.name!r} " if len(outputs) > 1 else ""
+    which = f"output {worst.name!r} has " if len(outputs) > 1 else ""
     fix = _FIXES.get(scheme, "use a target of higher precision")
     return DivergenceError(
-        f"{name} for {target} answers differently from PyTorch: {which}{worst.sqnr_db:.1f} dB, "
-        f"and {scheme} asks for {worst.limit_db:g}.",
-        f"on {inputs} {starts_at or 'no layer could be looked at'}.",
+        f"{bundle.spec.name} for {bundle.target} answers differently from PyTorch: {which}{worst.sqnr_db:.1f} dB, "
+        f"and {scheme} asks for {worst.limit_db:g} here.",
+        f"{why}.",
         f"{fix}; allow_divergence=True (--allow-divergence) writes it as it is.",
         worst.sqnr_db,
     )

@@ -203,8 +203,7 @@ def compared(bundle: Bundle, target: str, inputs: np.ndarray, reference: tuple[n
     c = Cell(target, True, how, close.note, "", runtime.delegated, runtime.operators, close.agreement, worst, size)
     if all(output.ok for output in found):
         return c
-    name, scheme, about = bundle.spec.name, bundle.quantization.scheme, f"{len(inputs)} inputs"
-    refused = refusal(name, target, scheme, found, about, "those that it was checked on when it was written passed")
+    refused = refusal(bundle, found, f"on {len(inputs)} inputs; those of its golden cases passed")
     return replace(c, why=f"{refused.what} {refused.why}", fix=refused.fix, diverges=True)
 
 

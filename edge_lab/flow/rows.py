@@ -132,8 +132,7 @@ def _held_to_the_model(
     what = f"{len(outputs[0])} of {measured.dataset}"
     with locked(bundle.path):
         bundle.with_parity(ProgramParity("run" if row.target in measured.timings else "interpreted", what, found))
-    passed = "the inputs that it was checked on when it was written were fewer, and passed"
-    error = refusal(bundle.spec.name, row.target, bundle.quantization.scheme, found, what, passed)
+    error = refusal(bundle, found, f"on {what}; those of its golden cases passed")
     return replace(row, status="failed", failure=Failure(error.what, error.why, error.fix))
 
 
