@@ -90,6 +90,7 @@ def _budget(given: Path | None) -> Path | None:
 def export(a: Namespace) -> int:
     """`edge-lab export`."""
     from edge_lab.export import target, to
+    from edge_lab.export.gate import caution
     from edge_lab.flow import image_set
     from edge_lab.zoo import create
 
@@ -100,6 +101,8 @@ def export(a: Namespace) -> int:
     share = bundle.runtime.delegated
     delegated = "" if share is None else f", {100 * share:.0f} % of operators delegated"
     print(f"{bundle.path}  {bundle.program_bytes / 1e6:.2f} MB, {bundle.quantization.scheme}{delegated}")
+    if told := caution(bundle):
+        print(f"note: {told}.", file=sys.stderr)
     if bundle.spec.weights == "random":
         print("note: the weights are random; the program is right, its answers mean nothing.", file=sys.stderr)
     return 0

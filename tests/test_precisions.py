@@ -84,7 +84,7 @@ def test_the_label_is_true_whoever_quantized(backend: str, precision: str, artif
         assert bundle.quantization.scheme == precision
         assert bundle.target == target
         assert bundle.program_bytes < (0.45 if "int" in precision else 0.7) * whole.program_bytes
-        least = {"int8-weights": 30, "int4-weights": 10, "bf16": 30, "fp16": 50}[precision]
+        least = {"int8-weights": 30, "int4-weights": 10, "bf16": 30, "fp16": 40}[precision]  # a CPU may add in float16
         y = edge_lab.load(bundle)(x)
         assert 10 * np.log10((reference**2).sum() / ((reference - y) ** 2).sum()) > least
     if "weights" in precision:
@@ -239,7 +239,7 @@ def test_core_ml_int8_by_its_structure(precision: str, artifacts: Path) -> None:
     if precision == "int8":
         assert operators["constexpr_affine_dequantize"] == 4
         assert operators["quantize"] == operators["dequantize"] > 0
-        counts = {"calibration": "user", "samples": 8, "quantized": 4, "layers": 4}
+        counts = {"calibration": "user", "samples": 4, "quantized": 4, "layers": 4}  # the other 4 judge
         assert bundle.quantization == Quantization("int8-static", method="ptq", **counts)  # type: ignore[arg-type]
     else:
         assert operators["constexpr_affine_dequantize"] == 3  # the first convolution is below coremltools' limit

@@ -49,11 +49,11 @@ LIMITS: dict[Scheme, Limit] = {
     "fp32": Limit(60, 20, 20),
     "fp16": Limit(30, 10, 12),
     "bf16": Limit(15, 6, 12),
-    "int8-static": Limit(10, 3, 6),
+    "int8-static": Limit(10, 0, 6),
     "int8-dynamic": Limit(10, 10),
     "int4-dynamic": Limit(6, 6),
-    "int8-weights": Limit(10, 3, 6),
-    "int4-weights": Limit(6, 3, 6),
+    "int8-weights": Limit(10, 0, 6),
+    "int4-weights": Limit(6, 0, 6),
     "palette6": Limit(10, 10),
     "palette4": Limit(6, 6),
 }
@@ -164,6 +164,17 @@ def limits_of(bundle: Bundle) -> tuple[float, ...]:
     else:
         limits = (LIMITS[bundle.quantization.scheme].db,) * len(bundle.outputs)
     return tuple(limit - _SCATTER_DB for limit in limits)
+
+
+def caution(bundle: Bundle) -> str:
+    """One sentence about a program that passed a lowered limit, or that was allowed to differ; "" for all others."""
+    if bundle.parity is None or not bundle.parity.outputs:
+        return ""
+    scheme, worst = bundle.quantization.scheme, min(bundle.parity.outputs, key=lambda output: output.sqnr_db)
+    if bundle.parity.allowed:
+        return f"answers differently from PyTorch ({worst.sqnr_db:.1f} dB); that was allowed"
+    low = [output for output in bundle.parity.outputs if output.sqnr_db < LIMITS[scheme].db]
+    return f"{worst.sqnr_db:.1f} dB: {scheme} itself costs this network that much, in PyTorch as well" if low else ""
 
 
 def lowered(found: tuple[OutputParity, ...], scheme: Scheme, own: list[float] | None) -> tuple[OutputParity, ...]:

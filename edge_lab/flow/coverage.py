@@ -16,7 +16,7 @@ import numpy as np
 from edge_lab.bundle import Bundle
 from edge_lab.data import ImageSet
 from edge_lab.errors import DivergenceError, EdgeLabError, InputError
-from edge_lab.export.gate import compare, limits_of, refusal
+from edge_lab.export.gate import caution, compare, limits_of, refusal
 from edge_lab.flow.jobs import read_outputs
 from edge_lab.flow.workers import Done, run_isolated
 from edge_lab.measure.mil import ENGINE, run_or_interpret
@@ -41,6 +41,7 @@ class Cell:
         exported: whether a program was written.
         diverges: whether a program was made that answers differently from PyTorch, by more than its precision
             explains; then it is not written.
+        note: empty, or what `export.gate.caution` says of the program.
         compared: how its outputs came about: it was "run" in its own engine, "interpreted" (Core ML away from a Mac:
             a check of the file, not of a device), or "no".
         why: empty; or why there is no program, or why it was not compared.
@@ -64,6 +65,7 @@ class Cell:
     sqnr_db: float | None = None
     size_mb: float | None = None
     diverges: bool = False
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,8 @@ class Coverage:
                 lines.append(
                     f"\nnote {cell.target}: computed by a reference interpretation of the file, not by a device"
                 )
+            if cell.note:
+                lines.append(f"\nnote {cell.target}: {cell.note}")
             if cell.left:
                 lines.append(f"\nnote {cell.target}: outside the delegate: {', '.join(cell.left)}")
             if cell.why:
@@ -200,7 +204,8 @@ def compared(bundle: Bundle, target: str, inputs: np.ndarray, reference: tuple[n
     close = parity(reference[0], outputs[0], task=task)
     found = compare([output.name for output in bundle.outputs], [reference], [outputs], limits_of(bundle))
     worst = min(output.sqnr_db for output in found)
-    c = Cell(target, True, how, close.note, "", runtime.delegated, runtime.operators, close.agreement, worst, size)
+    agreement, note = close.agreement, caution(bundle)
+    c = Cell(target, True, how, close.note, "", runtime.delegated, runtime.operators, agreement, worst, size, note=note)
     if all(output.ok for output in found):
         return c
     refused = refusal(bundle, found, f"on {len(inputs)} inputs; those of its golden cases passed")

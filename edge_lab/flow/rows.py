@@ -14,7 +14,7 @@ from edge_lab.bundle import Bundle, ProgramParity
 from edge_lab.data import ImageSet
 from edge_lab.errors import EdgeLabError
 from edge_lab.export import Target
-from edge_lab.export.gate import compare, limits_of, refusal
+from edge_lab.export.gate import caution, compare, limits_of, refusal
 from edge_lab.files import locked
 from edge_lab.flow.jobs import EAGER, Answer
 from edge_lab.flow.workers import Done
@@ -76,7 +76,7 @@ def _row(goal: Target, done: Done[Answer]) -> TargetResult:
         bundle=str(bundle.path),
         size_mb=bundle.program_bytes / 1e6,
         delegated=bundle.runtime.delegated,
-        notes=(*answer.notes, *_partly(bundle)),
+        notes=(*answer.notes, *_partly(bundle), *filter(None, [caution(bundle)])),
     )
     if answer.fresh is None:
         return row
@@ -128,7 +128,7 @@ def _held_to_the_model(
     if all(output.ok for output in found):
         return row
     if bundle.parity is not None and bundle.parity.allowed:
-        return replace(row, notes=(*row.notes, "answers differently from PyTorch; it was asked for all the same"))
+        return row  # its notes say so
     what = f"{len(outputs[0])} of {measured.dataset}"
     with locked(bundle.path):
         bundle.with_parity(ProgramParity("run" if row.target in measured.timings else "interpreted", what, found))
