@@ -40,12 +40,14 @@ def size_of(path: Path) -> int:
 def locked(path: Path) -> Iterator[None]:
     """Hold the lock that belongs to `path`, so that two runs never write it at once.
 
-    The lock is the operating system's: it is released when the process dies, however it dies.
+    The lock is the operating system's: it is released when the process dies, however it dies. A folder that a killed
+    run had set aside is put back (see `writing_folder`).
     """
     from filelock import FileLock
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.parent / f".{path.name}.lock"):
+        _settle(path)
         yield
 
 
@@ -66,9 +68,11 @@ def writing_file(path: Path) -> Iterator[Path]:
 def writing_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder beside `path`; it replaces `path` if the block ends without an error.
 
-    Call it inside `locked(path)`: whatever an earlier, killed run left behind is swept away first.
+    Call it inside `locked(path)`: whatever an earlier, killed run left behind is swept away first, and a folder that it
+    had set aside comes back. At every moment, `path` or what is set aside is whole.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    _settle(path)
     for stale in path.parent.glob(f".{path.name}{_PART}*"):
         shutil.rmtree(stale, ignore_errors=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}{_PART}", dir=path.parent))
@@ -77,11 +81,23 @@ def writing_folder(path: Path) -> Iterator[Path]:
         with _disk_errors(path):
             yield temporary
             if path.exists():  # a folder can't be replaced in one step: set the old one aside first
-                os.replace(path, path.parent / f".{path.name}{_PART}old")
+                os.replace(path, _aside(path))
             os.replace(temporary, path)
     finally:
+        _settle(path)
         shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(path.parent / f".{path.name}{_PART}old", ignore_errors=True)
+
+
+def _aside(path: Path) -> Path:
+    return path.parent / f".{path.name}.old"
+
+
+def _settle(path: Path) -> None:
+    """End a replacement that was begun: what was set aside comes back, or goes if the new folder has come."""
+    old = _aside(path)
+    if old.exists() and not path.exists():
+        os.replace(old, path)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import multiprocessing
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -83,3 +84,56 @@ def test_two_processes_take_turns(tmp_path: Path) -> None:
     for process in processes:
         process.join(60)
     assert log.read_text().split() == ["in", "out", "in", "out"]
+
+
+def _replaced(path: Path, text: str) -> None:
+    with locked(path), writing_folder(path) as temporary:
+        (temporary / "text").write_text(text)
+
+
+def test_a_folder_that_can_not_be_put_in_place_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, replace = tmp_path / "bundle", os.replace
+    _replaced(path, "old")
+
+    def refuse(source: Path, goal: Path) -> None:
+        if goal == path and "part" in str(source):
+            raise PermissionError(errno.EACCES, "a virus scanner holds it")
+        replace(source, goal)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(PermissionError):
+        _replaced(path, "new")
+    assert (path / "text").read_text() == "old"
+    assert sorted(os.listdir(tmp_path)) == [".bundle.lock", "bundle"]
+
+
+def _dies(path: Path, before: int) -> None:
+    """Replace a folder and die as by a power cut: before the rename of that number, or before what comes after it."""
+    replace, calls = os.replace, iter(range(before))
+
+    def dying(source: Path, goal: Path) -> None:
+        if next(calls, None) is None:
+            os._exit(9)
+        replace(source, goal)
+
+    os.replace = dying  # type: ignore[assignment]
+    shutil.rmtree = lambda *_, **__: os._exit(9) if next(calls, None) is None else None  # type: ignore[assignment]
+    _replaced(path, "new")
+
+
+@pytest.mark.parametrize("before", [0, 1, 2, 3])
+def test_a_folder_survives_a_kill_between_two_renames(tmp_path: Path, before: int) -> None:
+    path = tmp_path / "bundle"
+    _replaced(path, "old")
+    process = multiprocessing.get_context("fork").Process(target=_dies, args=(path, before))
+    process.start()
+    process.join()
+    with pytest.raises(RuntimeError), locked(path), writing_folder(path):
+        raise RuntimeError  # the next run fails, too
+    assert (path / "text").read_text() in ("old", "new")
+    assert sorted(os.listdir(tmp_path)) == [".bundle.lock", "bundle"]
+    os.unlink(path / "text")
+    _replaced(path, "newest")
+    assert (path / "text").read_text() == "newest"
