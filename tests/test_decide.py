@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from edge_lab import cli
-from edge_lab.decide import Candidate, from_file, from_measurements, pareto, pareto_plot, recommend, unique
+from edge_lab.decide import Candidate, from_file, from_measurements, from_run, pareto, pareto_plot, recommend, unique
 from edge_lab.errors import InputError
-from edge_lab.measure import Budget, Engine, Gate, Latency, Measurement, Measurements, Quality
+from edge_lab.measure import Budget, Engine, Gate, Latency, Measurement, Measurements, Quality, ratio
+from edge_lab.measure.result import RunResult, TargetResult
 
 NO_LIMITS = Budget(max_size_mb=None, required=())
 
@@ -138,6 +139,20 @@ def test_agreement_stands_in_for_top1_if_not_all_have_labels() -> None:
     assert recommend(field, NO_LIMITS, max_loss=0.5).choice is field[0]  # 99 of 100: one image
     assert recommend([replace(c, images=1000) for c in field], NO_LIMITS, max_loss=0.5).choice is not None
     assert recommend([replace(c, images=1000) for c in field], NO_LIMITS, max_loss=0.5).choice.name == "b"  # type: ignore[union-attr]
+
+
+def test_a_run_keeps_one_clock_and_no_other_is_made_up() -> None:
+    rows = tuple(
+        TargetResult(name, "onnx", "fp32", p50_ms=ms, samples_ms=(ms, 1.01 * ms, 0.99 * ms) * 4)
+        for name, ms in (("a", 5.0), ("b", 5.001))
+    )
+    run = RunResult("m", "default", "photos", 12, 0, rows, {}, {}, "c", "2026-11-23T08:00:00Z", 1.0)
+    timed = from_run(run)
+    assert timed[0].latency is not None
+    assert (timed[0].latency.clock, len(timed[0].latency.cpu_s), timed[0].latency.samples_s) == ("cpu", 12, ())
+    assert (timed[0].latency.busy, timed[0].latency.note) == (False, "")
+    assert ratio(timed[1].latency, timed[0].latency).pairs == 12  # type: ignore[arg-type]
+    assert from_run(replace(run, rows=(replace(rows[0], samples_ms=()),)))[0].latency is None
 
 
 def test_names_are_told_apart() -> None:

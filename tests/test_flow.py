@@ -29,6 +29,22 @@ def result(artifacts: Path) -> RunResult:
     return flow.run(f"{HERE}/nets.py:good", targets=TARGETS, limit=6, out=artifacts / "flow", progress=False)
 
 
+def test_a_name_that_is_a_data_set_and_a_folder_is_not_guessed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    load_data("digits", limit=1)[0].save(tmp_path / "photos" / "a.png")
+    with pytest.raises(InputError, match=r"photos is a shipped data set, and a folder here(.|\n)*write \./photos"):
+        flow.image_set("photos")
+    assert flow.image_set("./photos").names == flow.image_set(tmp_path / "photos").names == ("a.png",)
+    (tmp_path / "photos").rename("mine")
+    assert (len(flow.image_set("mine")), len(flow.image_set("photos"))) == (1, 12)
+
+
+def test_pictures_for_a_model_that_hears_are_refused_as_such() -> None:
+    with pytest.raises(InputError, match="speechnet takes recordings, so pictures are no use to it"):
+        flow.run("speechnet", targets=["linux-onnx-fp32"], images="photos", progress=False)
+
+
 def test_one_row_per_target_eager_first(result: RunResult) -> None:
     assert [row.target for row in result.rows] == ["eager", *TARGETS]
     assert all(row.status == "ok" for row in result.rows)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edge_lab.audio import Audio, LogMel
 from edge_lab.errors import InputError
 from edge_lab.measure import (
     Latency,
@@ -24,6 +25,7 @@ from edge_lab.measure import (
     ratio,
     score,
 )
+from edge_lab.measure.accuracy import _key
 from edge_lab.spec import ModelSpec, Preprocess, TensorSpec
 
 
@@ -204,6 +206,13 @@ def test_inputs_are_preprocessed_once_and_kept(tmp_path: Path) -> None:
     np.testing.assert_array_equal(first.x, again.x)
     other = SPEC.with_(preprocess=Preprocess(8, (8, 8), (1.0,) * 3, (1.0,) * 3, scale=1.0))
     assert prepare(images, other, cache=tmp_path).x[0, 0, 0, 0] == -1
+
+
+def test_recordings_of_another_recipe_are_other_inputs(tmp_path: Path) -> None:
+    sounds = FakeImages([])
+    heard = {hop: SPEC.with_(preprocess=None, audio=Audio(features=LogMel(hop=hop))) for hop in (160, 320)}
+    keys = {_key(sounds, spec) for spec in (*heard.values(), SPEC)}
+    assert len(keys) == 3
 
 
 def test_a_damaged_cache_is_made_again(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from nets import SHAPE, Good
 import edge_lab
 from edge_lab import cli, data
 from edge_lab.errors import InputError
-from edge_lab.measure import Measurements
+from edge_lab.measure import Measurements, outputs_of, score
 from edge_lab.peers import Peaks, PeerTable, choose, compare, compare_programs
 from edge_lab.peers.client import CONVERTER, WORKER, WorkerFailed
 from edge_lab.peers.engines import PEERS, unsupported
@@ -215,10 +215,24 @@ def test_a_model_without_pictures_has_no_int8(tmp_path: Path) -> None:
     plain = edge_lab.from_module(Good(), SHAPE, name="plain", task="tensor")
     assert calibration(plain, None) is None
     assert len(tried(plain, None, 4).x) == 4
-    with pytest.raises(InputError, match="ready tensor"):
-        tried(plain, data.load("digits"), 4)
+    for refused in (lambda: tried(plain, data.load("digits"), 4), lambda: calibration(plain, data.load("digits"))):
+        with pytest.raises(InputError, match="ready tensor"):
+            refused()
     made = programs(plain, choose(["onnxruntime-int8"]), (), out=tmp_path, log=lambda _: None)
     assert "nothing calibrates int8" in made[0].missing
+
+
+def test_a_model_that_hears_is_tried_on_recordings() -> None:
+    hears = edge_lab.create("speechnet")
+    used = calibration(hears, None)
+    assert used is not None
+    inputs = tried(hears, None, None, used)
+    assert (used.name, inputs.name) == ("spoken-digits", "spoken-digits")
+    assert len(used) + len(inputs.x) == len(data.load_sounds("spoken-digits"))  # none is in both
+    assert score(outputs_of(edge_lab.eager(hears), inputs.x[:, None]), inputs.targets).top1 > 80  # type: ignore[operator]
+    for refused in (lambda: tried(hears, data.load("digits"), 4), lambda: calibration(hears, data.load("digits"))):
+        with pytest.raises(InputError, match="takes recordings, so pictures are no use to it"):
+            refused()
 
 
 def test_names_of_engines() -> None:

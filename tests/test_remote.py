@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from edge_lab import cli, remote
 from edge_lab.bench import BenchConfig
 from edge_lab.bundle import Bundle
 from edge_lab.errors import EdgeLabError, InputError
-from edge_lab.measure.record import Measurements
+from edge_lab.measure import Energy, Engine, Gate, Latency, Measurement, Measurements
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -246,6 +247,18 @@ def test_addresses() -> None:
     assert device == remote.Device("raspberrypi.local", "pi", 2222, "/media/usb/edge lab")
     assert str(device) == "pi@raspberrypi.local:2222"
     assert remote.Device.parse("ssh://board") == remote.Device("board")
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_energy_is_in_the_result_if_it_was_asked_for(asked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = sys.modules["edge_lab.remote.bench"]
+    item = Measurement("m/a", Engine("e"), Latency((1.0,), (), 0, clock="wall"), energy=Energy("not available"))
+    found = Measurements("t", "c", "2026-11-23T08:00:00Z", {}, Gate("quiet"), {}, (item,))
+    about = remote.Facts("aarch64", 64, "glibc 2.36", 4, None, None)
+    for name, answer in (("facts", about), ("deploy_runner", ("r", None)), ("_deployed", "p"), ("_one", found)):
+        monkeypatch.setattr(bench, name, lambda *_, answer=answer: answer)
+    (got,) = remote.remote_bench("ssh://127.0.0.1:9", ["b"], BenchConfig(energy=asked))
+    assert got.energy == (item.energy if asked else None)
 
 
 def test_settings_that_only_this_machine_has(bundle: Bundle) -> None:

@@ -140,6 +140,29 @@ def test_the_saved_file_is_smaller_and_comes_back_exactly(recipe: WeightOnly, le
     np.testing.assert_array_equal(_run(loaded, _input()), _run(quantized, _input()))
 
 
+class Narrow(nn.Module):
+    """Rows of one value: a weight and its scale for each channel, with no group to speak of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 3, 1)
+        self.fc = nn.Linear(1, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.conv(x).mean((1, 2, 3)).unsqueeze(1))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("recipe", [WeightOnly(8), WeightOnly(4), WeightOnly(8, "tensor"), WeightOnly(8, 32)])
+def test_layers_with_one_weight_a_channel_come_back(recipe: WeightOnly, tmp_path: Path) -> None:
+    def wrapped() -> Model:
+        return from_module(Narrow(), (1, 1, 4, 4), name="narrow", task="tensor")
+
+    quantized = quantize_weights(wrapped(), recipe)
+    loaded = load_weights(wrapped(), save_weights(quantized, tmp_path / "net.safetensors"))
+    x = np.random.default_rng(0).random((1, 1, 4, 4), np.float32)
+    np.testing.assert_array_equal(_run(loaded, x), _run(quantized, x))
+
+
 def test_a_weight_file_for_another_network_is_refused(tmp_path: Path) -> None:
     file = save_weights(quantize_weights(_wrap(Big())), tmp_path / "net.safetensors")
     with pytest.raises(BundleError, match="does not fit"):

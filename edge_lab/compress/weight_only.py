@@ -88,9 +88,10 @@ def quantize_weights(model: Model, config: WeightOnly | None = None) -> Model:
             f"only conv, linear and embedding layers can; `keep` leaves out {', '.join(config.keep) or 'none'}.",
             "quantize_dynamic(model) handles LSTM and GRU; otherwise leave this model in float.",
         )
+    group = {"channel": None, "tensor": 0}.get(str(config.granularity), config.granularity)
     for name, part in chosen:
         _check_finite(part.weight, name)
-        _replace(part, config)
+        _replace(part, config.bits, group)  # type: ignore[arg-type]
     return Model(module, model.spec.with_(name=f"{model.spec.name}-{config.label}"))
 
 
@@ -117,7 +118,8 @@ def _check_finite(weight: Any, name: str) -> None:
         )
 
 
-def _replace(part: Any, config: WeightOnly) -> None:
+def _replace(part: Any, bits: int, group: int | None) -> None:
+    """Store a layer's weight in integers; bits and group as PackedWeight takes them."""
     from torch import nn
     from torch.nn.modules.conv import _ConvTransposeNd
     from torch.nn.utils import parametrize
@@ -125,8 +127,7 @@ def _replace(part: Any, config: WeightOnly) -> None:
     from edge_lab.compress.packed import PackedWeight
 
     part.weight.requires_grad_(False)
-    group = {"channel": None, "tensor": 0}.get(str(config.granularity), config.granularity)
-    holder = PackedWeight(part.weight, config.bits, group, isinstance(part, _ConvTransposeNd))  # type: ignore[arg-type]
+    holder = PackedWeight(part.weight, bits, group, isinstance(part, _ConvTransposeNd))
     assert isinstance(part, nn.Module)
     # unsafe: integers go in, floats come out, which parametrize otherwise forbids
     parametrize.register_parametrization(part, "weight", holder, unsafe=True)
@@ -196,9 +197,12 @@ def load_weights(model: Model, path: Path | str) -> Model:
     parts = dict(module.named_modules())
     try:
         for name, how in document["layers"].items():
-            _replace(parts[name], WeightOnly(how["bits"], how["group"] or "tensor"))
+            bits, group = how["bits"], how["group"]
+            if bits not in (8, 4) or type(group) is not int or group < 0:
+                raise ValueError(f"layer {name!r} says {bits!r} bits in groups of {group!r}")
+            _replace(parts[name], bits, group)
         module.load_state_dict(tensors)
-    except (KeyError, RuntimeError, InputError) as error:
+    except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
         what = f"{path} does not fit {model.spec.name}."
         raise BundleError(what, str(error).splitlines()[0][:200], again) from error
     return Model(module, model.spec.with_(name=document["name"]))

@@ -123,11 +123,9 @@ def _of_row(row: TargetResult, run: RunResult) -> Candidate:
 
 
 def _latency(row: TargetResult) -> Latency | None:
-    """A run keeps the samples of one clock, which is enough to pair them."""
-    if not row.samples_ms:
-        return None
+    """A run's table keeps CPU times alone, which is enough to pair them; how many calls warmed up, it does not say."""
     seconds = tuple(t / 1e3 for t in row.samples_ms)
-    return Latency(seconds, seconds, 0)
+    return Latency((), seconds, 0) if seconds else None
 
 
 def _known(value: float) -> float | None:

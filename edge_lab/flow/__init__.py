@@ -27,7 +27,7 @@ from edge_lab.flow.workers import Done, run_isolated
 from edge_lab.measure.budget import Budgets, load_budget
 from edge_lab.measure.gate import gate
 from edge_lab.measure.result import RunResult
-from edge_lab.spec import ModelSpec, preprocess
+from edge_lab.spec import ModelSpec
 from edge_lab.zoo import Model
 
 __all__ = ["COVERAGE_TARGETS", "DEFAULT_TARGETS", "Cell", "Coverage", "coverage", "run"]
@@ -148,33 +148,38 @@ def _model(model: str | Model, weights: str, input_shape: tuple[int, ...] | None
     return create(model, weights=weights, input_shape=input_shape)
 
 
-def image_set(name: str | ImageSet) -> ImageSet:
-    """A data set by name, or a folder of images by path; an ImageSet passes through."""
+def image_set(name: str | Path | ImageSet) -> ImageSet:
+    """A data set by name, or a folder of images by path; an ImageSet passes through.
+
+    Raises:
+        InputError: the name is that of a data set and of a folder here.
+    """
     from edge_lab import data
 
     if isinstance(name, ImageSet):
         return name
-    if name not in data.sets() and (Path(name).exists() or os.sep in name):
-        return data.folder(name)
-    return data.load(name)
+    path = isinstance(name, Path) or os.sep in name or "/" in name
+    if not path and name in data.sets() and Path(name).is_dir():
+        raise InputError(
+            f"{name} is a shipped data set, and a folder here.",
+            "which of them you mean can't be told from the name.",
+            f"write ./{name} for the folder; for the data set, rename the folder or start from another one.",
+        )
+    return data.folder(name) if path or (name not in data.sets() and Path(name).exists()) else data.load(str(name))
 
 
 def _pictures(
     model: Model, images: str | ImageSet | None, limit: int | None, calibration: Calibration | str | None = None
 ) -> Pictures:
     from edge_lab import data
-    from edge_lab.measure.accuracy import prepare
+    from edge_lab.measure.accuracy import prepare, refuse_pictures
 
     spec = model.spec
-    if spec.audio is not None and images is None:
-        return _recordings(spec, limit)
     if spec.preprocess is None:
         if images is not None:
-            raise InputError(
-                f"{spec.name} takes a ready tensor, so images={images!r} is no use to it.",
-                f"its task is {spec.task!r}, with no preprocessing.",
-                "leave images out, or give the model a Preprocess.",
-            )
+            refuse_pictures(spec, "images")
+        if spec.audio is not None:
+            return _recordings(spec, limit)
         if calibration is not None and not isinstance(calibration, (str, ImageSet, SoundSet)):
             held_out = np.concatenate(halves(calibration, spec)[1])[:limit]
             return Pictures(None, held_out, ((),) * len(held_out), "the calibration inputs, held out of it")
@@ -196,12 +201,11 @@ def _pictures(
 def _recordings(spec: ModelSpec, limit: int | None) -> Pictures:
     """The shipped recordings, for a model that hears; labelled if the model's first classes are the digits."""
     from edge_lab import data
+    from edge_lab.measure.accuracy import prepare_sounds
 
     sounds = data.load_sounds("spoken-digits")
-    sounds = sounds.take(limit) if limit else sounds
-    x = np.concatenate([preprocess(sound, spec) for sound in sounds])
-    known = spec.labels[: len(sounds.labels)] == sounds.labels
-    return Pictures(None, x, tuple((t,) if known else () for t in sounds.targets), sounds.name)
+    inputs = prepare_sounds(sounds.take(limit) if limit else sounds, spec)
+    return Pictures(None, inputs.x, inputs.targets, inputs.name)
 
 
 def _default_images(imagenet: bool, limit: int | None) -> ImageSet:

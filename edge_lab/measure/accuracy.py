@@ -20,6 +20,8 @@ from edge_lab.spec import ModelSpec, preprocess
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from edge_lab.data import SoundSet
+
 Targets = Sequence[tuple[int, ...]]
 
 
@@ -98,6 +100,24 @@ def prepare(images: Images, spec: ModelSpec, *, cache: Path | None = None, progr
     return Inputs(x, images.targets, images.name)
 
 
+def prepare_sounds(sounds: SoundSet, spec: ModelSpec) -> Inputs:
+    """Preprocess recordings for a model that hears; labelled where its first classes are their words."""
+    x = np.concatenate([preprocess(sound, spec) for sound in sounds])
+    known = spec.labels[: len(sounds.labels)] == sounds.labels
+    return Inputs(x, tuple((t,) if known and t >= 0 else () for t in sounds.targets), sounds.name)
+
+
+def refuse_pictures(spec: ModelSpec, flag: str) -> None:
+    """Raise InputError: pictures were given for a model that takes something else; `flag` is what gave them."""
+    if spec.audio is not None:
+        what, why = "recordings", "it hears: its spec makes inputs from sound."
+        fix = f"leave {flag} out: the shipped recordings are taken."
+    else:
+        what, why = "a ready tensor", f"its task is {spec.task!r}, with no preprocessing."
+        fix = f"leave {flag} out, or give the model a Preprocess."
+    raise InputError(f"{spec.name} takes {what}, so pictures are no use to it.", why, fix)
+
+
 def evaluate(session: Runs, inputs: Inputs | Iterable[np.ndarray], targets: Targets | None = None) -> Accuracy:
     """Run a classifier on every input and score it; see `score`.
 
@@ -133,8 +153,8 @@ def score(outputs: np.ndarray, targets: Targets) -> Accuracy:
 
 
 def _key(images: Images, spec: ModelSpec) -> str:
-    recipe = asdict(spec.preprocess) if spec.preprocess else None
-    text = json.dumps([images.fingerprint, len(images), recipe, spec.input.shape], sort_keys=True)
+    recipes = [asdict(recipe) if recipe else None for recipe in (spec.preprocess, spec.audio)]
+    text = json.dumps([images.fingerprint, len(images), *recipes, spec.input.shape], sort_keys=True)
     return f"{images.name.replace(os.sep, '_')[-40:]}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 

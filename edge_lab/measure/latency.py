@@ -30,8 +30,8 @@ class Latency:
     """Samples of one call, in seconds, in the order they were taken.
 
     `samples_s` are wall times and `cpu_s` CPU times of the same calls; `clock` names the one that the statistics use.
-    `warmup` calls ran before and are not included; `batch` is the number of inputs in one call. A device that can't
-    tell CPU time has wall times alone: `cpu_s` is empty and `clock` "wall".
+    `warmup` calls ran before and are not included; `batch` is the number of inputs in one call. Where one clock alone
+    was kept (a device that can't tell CPU time, a run's table), the samples of the other are empty.
     """
 
     samples_s: tuple[float, ...]
@@ -43,8 +43,8 @@ class Latency:
     clock: Clock = "cpu"
 
     def __post_init__(self) -> None:
-        wall_only = self.clock == "wall" and not self.cpu_s
-        if not self.samples_s or (len(self.samples_s) != len(self.cpu_s) and not wall_only):
+        one_clock = self.times and not (self.samples_s and self.cpu_s)
+        if not self.times or (len(self.samples_s) != len(self.cpu_s) and not one_clock):
             raise InputError(
                 f"a latency needs samples from both clocks, got {len(self.samples_s)} wall and {len(self.cpu_s)} CPU.",
                 "percentiles of nothing do not exist, and the clocks are compared sample by sample.",
@@ -122,7 +122,7 @@ class Latency:
 
         A call that waits (a GPU, a neural engine, a disk) looks the same; time it with clock="wall".
         """
-        if not self.cpu_s or self.threads > 1:
+        if not self.cpu_s or not self.samples_s or self.threads > 1:
             return False
         cpu = float(np.median(self.cpu_s))
         return float(np.median(self.samples_s)) > BUSY * cpu
@@ -132,7 +132,7 @@ class Latency:
         """A label for tables: empty, or what to know before quoting the numbers. No number in it differs from row to
         row, so that a report can say it once for all.
         """
-        if not self.cpu_s:
+        if not self.cpu_s or not self.samples_s:
             return ""
         wall, cpu = float(np.median(self.samples_s)), float(np.median(self.cpu_s))
         if self.busy:

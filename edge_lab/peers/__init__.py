@@ -57,7 +57,8 @@ def compare(
     Args:
         model: a zoo name, "torchvision:NAME", "timm:NAME", "my_model.py:build", or a Model.
         engines: names of engines or rows, or patterns; None: all of them.
-        images: what to run. Default: the ImageNet sample where it is, else crops of shipped photos.
+        images: what to run. Default: the ImageNet sample where it is, else crops of shipped photos; for a model that
+            hears, shipped recordings.
         calibrate: what int8 is calibrated with, 32 of them. Default: crops of other shipped photos.
         limit: at most so many images (100).
         threads: numbers of threads, each measured with fresh processes.
@@ -73,7 +74,7 @@ def compare(
     built = create(model) if isinstance(model, str) else model
     calibrated = calibration(built, calibrate)
     inputs = tried(built, images, limit, calibrated)
-    source = f"{len(calibrated)} images of {calibrated.name}" if calibrated else "nothing"
+    source = f"{len(calibrated)} inputs of {calibrated.name}" if calibrated else "nothing"
     made = programs(built, chosen, calibrated or (), out=Path(out), log=log)
     return compare_programs(built, made, inputs, source, threads=threads, rounds=rounds, command=command, log=log)
 
@@ -187,7 +188,7 @@ def _quality(one: Seen, reference: np.ndarray, inputs: Tried, model: Model) -> d
         return {}
     outputs = outputs.reshape(reference.shape)
     close = parity(reference, outputs, task=model.spec.task)
-    labelled = model.spec.task == "classify" and sum(bool(t) for t in inputs.targets) >= _ENOUGH_LABELS
+    labelled = model.spec.task in ("classify", "keyword") and sum(bool(t) for t in inputs.targets) >= _ENOUGH_LABELS
     return {
         "top1": score(outputs, inputs.targets).top1 if labelled else None,
         "agreement": close.agreement,

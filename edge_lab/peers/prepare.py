@@ -12,7 +12,7 @@ import numpy as np
 
 from edge_lab.bundle import Bundle
 from edge_lab.compress.inputs import arrays
-from edge_lab.data import ImageSet
+from edge_lab.data import ImageSet, SoundSet
 from edge_lab.errors import EdgeLabError
 from edge_lab.files import locked, sha256, size_of, writing_folder
 from edge_lab.peers.client import CONVERTER, WorkerFailed, convert, reason
@@ -40,7 +40,7 @@ class Program:
 def programs(
     model: Model,
     peers: Sequence[Peer],
-    calibration: ImageSet | Sequence[np.ndarray],
+    calibration: ImageSet | SoundSet | Sequence[np.ndarray],
     *,
     out: Path,
     log: Callable[[str], None],
@@ -61,7 +61,7 @@ def programs(
 @dataclass(frozen=True)
 class _Maker:
     model: Model
-    calibration: ImageSet | Sequence[np.ndarray]
+    calibration: ImageSet | SoundSet | Sequence[np.ndarray]
     out: Path
     log: Callable[[str], None]
     bundles: dict[str, Bundle | str]
@@ -79,7 +79,7 @@ class _Maker:
         if no := unsupported(peer):
             return Program(peer, missing=no)
         if peer.precision == "int8-static" and not len(self.calibration):
-            return Program(peer, missing="the model takes no images, so nothing calibrates int8")
+            return Program(peer, missing="the model takes ready tensors, so nothing calibrates int8")
         if peer.after:
             before = self.program(next(p for p in PEERS if p.name == peer.after))
             if before.path is None:

@@ -36,7 +36,8 @@ def remote_bench(
         url: ssh://[user@]host[:port][/folder].
         bundles: folders here, for ExecuTorch.
         config: as for `bench`; `rounds` are those of single_stream, the others take a tenth (at least 5, or 3 starts).
-            The runner binds itself to the last cores of the device: the first serves its interrupts.
+            The runner binds itself to the last cores of the device: the first serves its interrupts. With `energy`,
+            the result says what its counters gave, or why there are none.
         build: see `deploy_runner`.
         command: what to record as the command; the address is taken out of it.
 
@@ -54,6 +55,8 @@ def remote_bench(
     if len(set(places)) < len(places):
         raise InputError("two bundles have the same name.", "results are told apart by it.", "time them one by one.")
     found = [_one(device, runner, place, *how) for how in _rounds(config, about) for place in places]
+    if not config.energy:  # the runner always reads what counters there are
+        found = [replace(one, items=tuple(replace(item, energy=None) for item in one)) for one in found]
     return _together(found, about, facts(device), command.replace(url, "ssh://DEVICE"))
 
 
