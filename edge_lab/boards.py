@@ -59,11 +59,16 @@ class Fit:
         )
 
 
+ALSO = {"netduinoplus2": "stm32f405"}  # a board by its maker's name, and the chip on it
+_CORES = ("cortex-m4", "cortex-m3", "cortex-m0")
 _BOARDS = {
     b.name: b
     for b in (
-        Board("stm32f103", "STM32F103", "cortex-m3", 64 * KB, 20 * KB, ("cortex-m3", "cortex-m0")),
-        Board("stm32f405", "STM32F405", "cortex-m4", 1024 * KB, 128 * KB, ("cortex-m4", "cortex-m3", "cortex-m0")),
+        Board("mps2-an385", "MPS2 AN385", "cortex-m3", 4096 * KB, 4096 * KB, _CORES[1:]),
+        Board("mps2-an386", "MPS2 AN386", "cortex-m4", 4096 * KB, 4096 * KB, _CORES),
+        Board("mps2-an500", "MPS2 AN500", "cortex-m7", 4096 * KB, 4096 * KB, _CORES),
+        Board("stm32f103", "STM32F103", "cortex-m3", 64 * KB, 20 * KB, _CORES[1:]),
+        Board("stm32f405", "STM32F405", "cortex-m4", 1024 * KB, 128 * KB, _CORES),
         Board("esp32s3", "ESP32-S3", "xtensa-lx7", 8192 * KB, 320 * KB, ("esp32s3",)),
         Board("rp2040", "RP2040", "cortex-m0plus", 2048 * KB, 256 * KB, ("cortex-m0",)),
     )
@@ -71,14 +76,15 @@ _BOARDS = {
 
 
 def boards() -> list[str]:
-    """Names of the boards that are known."""
-    return sorted(_BOARDS)
+    """Names of the boards that are known; every board of mcu/boards is one of them."""
+    return sorted({*_BOARDS, *ALSO})
 
 
 def board(name: str) -> Board:
     """A board by name; InputError offers the nearest."""
+    name = ALSO.get(name, name)
     if name not in _BOARDS:
-        near = difflib.get_close_matches(name, _BOARDS, n=1, cutoff=0.4)
+        near = difflib.get_close_matches(name, boards(), n=1, cutoff=0.4)
         raise InputError(
             f"there is no board {name!r}.",
             f"the known ones are {', '.join(boards())}." + (f" Did you mean {near[0]!r}?" if near else ""),

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections import namedtuple
 from pathlib import Path
 
+import psutil
 import pytest
 from torch import nn
 
@@ -77,16 +79,21 @@ def test_the_gate(load: float | None, degrees: float | None, state: str) -> None
     assert found.worst(gates.judge(0.9, None)).state == ("hot" if state == "hot" else "busy")
 
 
-def test_the_gate_sees_what_other_processes_do() -> None:
-    import subprocess
-
-    spin = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
-    try:
-        assert max(measure.gate(0.3).load_per_core or 0.0 for _ in range(3)) > gates.BUSY_SHARE
-    finally:
-        for process in spin:
-            process.kill()
-            process.wait()
+@pytest.mark.parametrize(
+    ("idle_s", "own_s", "share"),
+    [(2.0, 0.0, 0.0), (1.0, 1.0, 0.0), (1.0, 0.0, 0.5), (0.0, 0.5, 0.75), (2.5, 0.0, 0.0), (0.0, 3.0, 0.0)],
+)
+def test_the_gate_sees_what_other_processes_do(
+    idle_s: float, own_s: float, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Times = namedtuple("Times", "user system idle iowait")
+    cores = iter((Times(0, 0, 10, 5), Times(9, 9, 10 + idle_s / 2, 5 + idle_s / 2)))  # waiting for a disk is idle
+    own = iter((Times(1, 1, 0, 0), Times(1 + own_s / 2, 1 + own_s / 2, 0, 0)))
+    monkeypatch.setattr(psutil, "cpu_times", lambda: next(cores))
+    monkeypatch.setattr(psutil, "cpu_count", lambda: 2)
+    monkeypatch.setattr(psutil.Process, "cpu_times", lambda _: next(own))
+    monkeypatch.setattr(gates.time, "sleep", lambda _: None)
+    assert measure.gate(1.0).load_per_core == pytest.approx(share)
 
 
 def test_waiting_ends_when_the_machine_is_quiet_and_gives_up_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:

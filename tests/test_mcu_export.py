@@ -18,6 +18,7 @@ from edge_lab.c_library import open_library
 from edge_lab.errors import BundleError, ExportError, InputError, MissingTool
 from edge_lab.export.mcu_calibrate import fast_calibration
 from edge_lab.export.mcu_files import constants
+from edge_lab.firmware.image import machine, machines
 from edge_lab.measure.accuracy import evaluate, prepare
 
 
@@ -171,8 +172,17 @@ def test_a_model_that_hears_is_sent_to_its_features(tmp_path: Path) -> None:
         edge_lab.to(zoo.create("speechnet", weights="random"), "mcu-cortex-m4-int8", out=tmp_path)
 
 
+@pytest.mark.parametrize("name", machines())
+def test_a_board_has_one_size_wherever_it_is_stated(name: str) -> None:
+    linked, known = machine(name), boards.board(name)  # the first is read from mcu/boards and mcu/ld
+    assert (known.chip, known.flash, known.ram) == (linked.chip, linked.flash, linked.ram)
+    assert [backend.replace("-m0plus", "-m0") for backend in linked.runs] == list(known.backends)
+    assert name in boards.boards()
+
+
 def test_boards(made: Bundle) -> None:
     assert boards.fits(made, "stm32f405").ok
+    assert boards.fits(made, "netduinoplus2") == boards.fits(made, "stm32f405")  # the firmware's default
     tight = boards.Board("tight", "Tight", "cortex-m4", 8 * boards.KB, 4 * boards.KB, ("cortex-m4",))
     need = boards.fits(made, tight)
     assert not need.ok

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -24,9 +24,6 @@ from edge_lab.compress.sensitivity import sensitivity
 from edge_lab.data.images import ImageSet
 from edge_lab.errors import EdgeLabError, InputError
 from edge_lab.zoo import Model
-
-if TYPE_CHECKING:
-    pass
 
 _PLAIN = StaticInt8(correct_bias=False, rounding=Nearest(), float_scores=False)
 STOCK = replace(_PLAIN, fuse_relu6=False, fuse_pad=False)  # ExecuTorch's own recipe, with min/max ranges

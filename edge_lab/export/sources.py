@@ -37,12 +37,14 @@ _OWN = (
     "c_library.py",
     "files.py",
     "fixed_mel.py",
+    "image.py",
     "numbers.py",
     "ort.py",
     "quiet.py",
     "runtime.py",
     "spec.py",
     "wav.py",
+    "zoo/steady.py",
 )
 
 

@@ -16,7 +16,6 @@ from edge_lab.errors import ExportError
 from edge_lab.export.made_with import version_of
 from edge_lab.export.ready import ready
 from edge_lab.export.target import Job, Program, exporter
-from edge_lab.runtime import flat_arrays
 from edge_lab.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -113,6 +112,8 @@ def _script_or_proof(module: torch.nn.Module, example: np.ndarray, traced: Any, 
     Libraries also trigger the tracer's warning with harmless checks of shapes, so the warning alone proves nothing.
     """
     import torch
+
+    from edge_lab.runtime import flat_arrays
 
     jit: Any = torch.jit
     try:

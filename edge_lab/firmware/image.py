@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from edge_lab.boards import ALSO
 from edge_lab.bundle import Bundle
 from edge_lab.errors import BundleError, EdgeLabError, InputError, MissingTool
 from edge_lab.files import locked
@@ -21,7 +22,7 @@ Main = Literal["product", "test", "layers"]
 Console = Literal["semihosting", "uart"]
 _CROSS = "arm-none-eabi-"
 _LINK = "bundle"
-_ALIASES = {"stm32f405": "netduinoplus2"}
+_ALIASES = {chip: name for name, chip in ALSO.items()}  # files are named like QEMU's machines
 _SETTING = re.compile(r"^(\w+) :=[ ]?(.*)$", re.MULTILINE)
 _MEMORY = re.compile(r"(FLASH|RAM)\s.*LENGTH = (\d+)([KM])")
 _OVERFLOW = re.compile(r"region `(FLASH|RAM)' overflowed by (\d+) bytes")

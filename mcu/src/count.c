@@ -4,9 +4,8 @@
 #define SYST_CSR REGISTER(0xe000e010u)
 #define SYST_RVR REGISTER(0xe000e014u)
 #define SYST_CVR REGISTER(0xe000e018u)
-#define ICSR REGISTER(0xe000ed04u)
 
-enum { FULL = 0xffffff, ENABLE = 1, INTERRUPT = 2, PROCESSOR_CLOCK = 4, TURN_PENDING = 1 << 26 };
+enum { FULL = 0xffffff, ENABLE = 1, INTERRUPT = 2, PROCESSOR_CLOCK = 4 };
 #define PATTERN 0xa5c35a3cu
 
 extern uint32_t el_bss_end[], el_stack_top[];
