@@ -105,6 +105,8 @@ def run(
     show(f"{built.spec.name}, weights: {built.spec.weights}")
     pictures = _pictures(built, images, limit, calibration)
     show(f"{len(pictures.x)} inputs from {pictures.name}")
+    if any(goal.precision == "int8" for goal in goals):
+        show(f"int8 is calibrated with {_calibrated_with(calibration, built.spec)}")
     with tempfile.TemporaryDirectory(prefix="edge-lab-") as folder:
         requests = [
             replace(request, allow_divergence=allow_divergence)
@@ -138,6 +140,15 @@ def run(
         examples=examples(pictures.images, outputs, built.spec) if pictures.images else (),
         has_labels=any(row.top1 is not None for row in table),
     )
+
+
+def _calibrated_with(calibration: str | ImageSet | Sequence[np.ndarray] | None, spec: ModelSpec) -> str:
+    if calibration is None:
+        shipped = "recordings" if spec.audio is not None else "photos"
+        return f"shipped {shipped}, not with the inputs of this run (--calibration FOLDER takes yours)"
+    if isinstance(calibration, (str, ImageSet)):
+        return image_set(calibration).name
+    return "the arrays that were given"
 
 
 def _model(model: str | Model, weights: str, input_shape: tuple[int, ...] | None) -> Model:
