@@ -99,7 +99,7 @@ _HEAD = """# What each precision costs
 
 SQNR in dB of the output that is furthest from eager PyTorch, on {inputs} shipped photos. The networks are those of
 [coverage.md](../coverage.md), with random weights that were made alive: nothing was trained to survive rounding, so
-they are the hardest case. The control is PyTorch in that precision, without any converter (`edge_lab/export/control.py`).
+they are the hardest case. The control is PyTorch in that precision, without a converter (`edge_lab/export/control.py`).
 
 | precision | what | networks | least | a tenth below | median | most | limit | floor | below the limit |
 |---|---|---:|---:|---:|---:|---:|---:|---:|---:|"""
