@@ -380,6 +380,6 @@ def _from_json(path: Path, document: dict[str, Any]) -> Bundle:
 
 
 def _lines(text: str) -> tuple[str, ...]:
-    """Lines that end at "\\n" and nowhere else, as every reader splits them; the last may lack it."""
+    """Lines that end at "\\n" and nowhere else, as every reader splits them, without "\\r" at their ends."""
     lines = text.removesuffix("\n").split("\n") if text else []
-    return tuple(line.removesuffix("\r") for line in lines)
+    return tuple(line.rstrip("\r") for line in lines)

@@ -131,7 +131,7 @@ class ModelSpec:
     audio: Audio | None = None
 
     def __post_init__(self) -> None:
-        broken = next((label for label in self.labels if "\n" in label or "\r" in label), None)
+        broken = next((label for label in self.labels if "\n" in label or label.endswith("\r")), None)
         if broken is not None:
             raise InputError(
                 f"label {broken!r} holds a line break.",

@@ -265,7 +265,7 @@ def test_a_program_that_was_allowed_to_differ_says_so(
         client().Model(copy, library=library).close()
 
 
-ODD = ("a\x0bb", "c\x0cd", "e\u2028f", "g\x85h", "\x1c", " i ", "\ufeffj", "k\u2029")
+ODD = ("a\x0bb", "a\rb", "c\x0cd", "e\u2028f", "g\x85h", "\x1c", " i ", "\ufeffj", "k\u2029")
 
 
 def test_labels_end_at_line_feeds_only(bundle: Bundle, runner: Path, copy: Path) -> None:
@@ -274,7 +274,7 @@ def test_labels_end_at_line_feeds_only(bundle: Bundle, runner: Path, copy: Path)
     opened = Bundle.load(copy)
     assert replace(opened, spec=opened.spec.with_(labels=labels)).save() is None
     assert Bundle.load(copy).spec.labels == labels
-    (copy / "labels.txt").write_bytes("\r\n".join(labels).encode())  # copied by way of Windows, no end of the last line
+    (copy / "labels.txt").write_bytes("\r\r\n".join(labels).encode())  # twice by way of Windows, and the last unended
     text = {"sha256": sha256(copy / "labels.txt"), "bytes": (copy / "labels.txt").stat().st_size}
     change(copy, set_at("files", "labels.txt", value=text))
     assert Bundle.load(copy).spec.labels == labels

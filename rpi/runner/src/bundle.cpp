@@ -11,14 +11,14 @@ namespace {
 constexpr uint64_t kMostManifest = 16 << 20;
 constexpr const char* kAgain = "make the bundle again with edge_lab.to(model, target), or copy the whole folder again.";
 
-// Lines end at "\n" and nowhere else; the last may lack it.
+// Lines end at "\n" and nowhere else, and lose "\r" at their ends; the last may lack its "\n".
 std::vector<std::string> lines_of(const fs::path& path) {
   const auto bytes = read_file(path, kMostManifest);
   std::vector<std::string> lines;
   for (auto from = bytes.begin(); from != bytes.end();) {
     const auto end = std::find(from, bytes.end(), uint8_t{'\n'});
     lines.emplace_back(from, end);
-    if (!lines.back().empty() && lines.back().back() == '\r') lines.back().pop_back();
+    while (!lines.back().empty() && lines.back().back() == '\r') lines.back().pop_back();
     from = end == bytes.end() ? end : end + 1;
   }
   return lines;
