@@ -13,14 +13,14 @@ import numpy as np
 
 from edge_lab.errors import InputError
 from edge_lab.measure.cold import ColdStart, Fresh, Memory, fresh
-from edge_lab.measure.gate import Gate, WhenBusy, fit
 from edge_lab.measure.latency import Clock, Latency, Scenario
 from edge_lab.measure.measured import measurement_of
+from edge_lab.measure.readiness import Gate, WhenBusy, fit
 from edge_lab.measure.record import Measurement, Measurements, Quality, now
 
 if TYPE_CHECKING:
     from edge_lab.bundle import Bundle
-    from edge_lab.measure.energy import Energy
+    from edge_lab.measure.joules import Energy
     from edge_lab.runtime import Session
 
 SCENARIOS: tuple[Scenario, ...] = ("single_stream", "offline_batch", "cold_start")
@@ -70,8 +70,8 @@ def bench(
         EdgeLabError: the machine is busy, and the config says to refuse it.
     """
     from edge_lab.bundle import Bundle
-    from edge_lab.measure.gate import gate
     from edge_lab.measure.machine import machine, versions
+    from edge_lab.measure.readiness import gate
 
     config = config or BenchConfig()
     opened = {str(path): Bundle.load(path) for path in bundles}
@@ -133,7 +133,7 @@ def _inputs(bundle: Bundle) -> list[np.ndarray]:
 
 
 def _energy(call: Any, batch: int, config: BenchConfig) -> Energy:
-    from edge_lab.measure.energy import energy
+    from edge_lab.measure.joules import energy
 
     found = energy(call, watts_per_core=config.watts_per_core)
     return found if found.joules is None else replace(found, joules=found.joules / batch)

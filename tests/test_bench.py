@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
 from collections import namedtuple
 from pathlib import Path
@@ -16,8 +15,7 @@ import edge_lab
 from edge_lab import measure
 from edge_lab.bench import BenchConfig, bench
 from edge_lab.errors import EdgeLabError, InputError
-
-gates = sys.modules["edge_lab.measure.gate"]
+from edge_lab.measure import readiness as gates
 
 CHECKIN = """9,0,i,vers,36,210,AP3A,AP3A
 9,10123,l,pwi,uid,0.500,1,0,0

@@ -12,7 +12,7 @@ import pytest
 from edge_lab.errors import InputError
 from edge_lab.measure import Engine, Gate, Latency, Measurement, Measurements, Memory, Quality
 from edge_lab.measure.cold import ColdStart
-from edge_lab.measure.energy import Energy
+from edge_lab.measure.joules import Energy
 
 LATENCY = Latency((0.012, 0.010, 0.030), (0.011, 0.010, 0.012), 5)
 FULL = Measurement(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from edge_lab.bench import BenchConfig
 from edge_lab.bundle import Bundle
 from edge_lab.errors import EdgeLabError, InputError
 from edge_lab.measure import Energy, Engine, Gate, Latency, Measurement, Measurements
+from edge_lab.remote import bench
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -183,7 +183,7 @@ def test_boards_that_do_not_fit(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(remote.deploy.__globals__["edge_lab"], "__file__", str(tmp_path / "none/edge_lab/__init__.py"))
+    monkeypatch.setattr(edge_lab, "__file__", str(tmp_path / "none/edge_lab/__init__.py"))
     monkeypatch.chdir(tmp_path)  # no runner is found by itself
     said = fails(board, bundle, capsys)
     assert "there is no runner for x86_64" in said
@@ -251,7 +251,6 @@ def test_addresses() -> None:
 
 @pytest.mark.parametrize("asked", [True, False])
 def test_energy_is_in_the_result_if_it_was_asked_for(asked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    bench = sys.modules["edge_lab.remote.bench"]
     item = Measurement("m/a", Engine("e"), Latency((1.0,), (), 0, clock="wall"), energy=Energy("not available"))
     found = Measurements("t", "c", "2026-11-23T08:00:00Z", {}, Gate("quiet"), {}, (item,))
     about = remote.Facts("aarch64", 64, "glibc 2.36", 4, None, None)

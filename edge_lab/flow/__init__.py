@@ -25,7 +25,7 @@ from edge_lab.flow.progress import Progress
 from edge_lab.flow.rows import Measured, examples, rows
 from edge_lab.flow.workers import Done, run_isolated
 from edge_lab.measure.budget import Budgets, load_budget
-from edge_lab.measure.gate import gate
+from edge_lab.measure.readiness import gate
 from edge_lab.measure.result import RunResult
 from edge_lab.spec import ModelSpec
 from edge_lab.zoo import Model

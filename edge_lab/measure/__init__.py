@@ -9,8 +9,7 @@ from edge_lab.measure.accuracy import Accuracy, Inputs, evaluate, prepare, score
 from edge_lab.measure.budget import Budget, Budgets, check, load_budget, passed
 from edge_lab.measure.cold import ColdStart, Fresh, Memory, cold_start, fresh, memory
 from edge_lab.measure.divergence import Divergence, LayerGap, first_divergence
-from edge_lab.measure.energy import Energy, batterystats_energy, energy, pmic_watts
-from edge_lab.measure.gate import Gate, fit, gate
+from edge_lab.measure.joules import Energy, batterystats_energy, energy, pmic_watts
 from edge_lab.measure.latency import Latency, Ratio, interleaved, latency, ratio
 from edge_lab.measure.machine import machine, provenance, versions
 from edge_lab.measure.matrix import ParityMatrix, parity_matrix
@@ -21,6 +20,7 @@ from edge_lab.measure.pin import pinned
 from edge_lab.measure.profile import OpTime, profile, profile_plot
 from edge_lab.measure.pte import profile_pte, verify_bundled, write_bundled
 from edge_lab.measure.pte_plot import memory_plot
+from edge_lab.measure.readiness import Gate, fit, gate
 from edge_lab.measure.record import Engine, Measurement, Measurements, Quality, Recorded
 from edge_lab.measure.result import Example, Failure, RunResult, TargetResult, Verdict
 from edge_lab.measure.roofline import Roofline, bytes_moved, flops, roofline

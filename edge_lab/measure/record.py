@@ -19,9 +19,9 @@ from typing import Any
 from edge_lab.errors import InputError
 from edge_lab.files import writing_file
 from edge_lab.measure.cold import ColdStart, Memory
-from edge_lab.measure.energy import Energy
-from edge_lab.measure.gate import Gate
+from edge_lab.measure.joules import Energy
 from edge_lab.measure.latency import Latency
+from edge_lab.measure.readiness import Gate
 
 SCHEMA_VERSION = 1
 _PERCENTILES = {"p50_ms": 50, "p90_ms": 90, "p99_ms": 99}

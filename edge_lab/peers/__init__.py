@@ -20,9 +20,9 @@ import numpy as np
 
 from edge_lab.data import ImageSet
 from edge_lab.measure.accuracy import score
-from edge_lab.measure.gate import fit
 from edge_lab.measure.machine import machine, versions
 from edge_lab.measure.parity import outputs_of, parity
+from edge_lab.measure.readiness import fit
 from edge_lab.measure.record import Engine, Measurement, Measurements, Quality, now
 from edge_lab.measure.roofline import bytes_moved, flops
 from edge_lab.numbers import finite_db

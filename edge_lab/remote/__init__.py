@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edge_lab.remote.bench import remote_bench
-from edge_lab.remote.deploy import Sent, deploy, deploy_runner, sync
+from edge_lab.remote.sending import Sent, deploy, deploy_runner, sync
 from edge_lab.remote.ssh import Device, Facts, facts
 
 __all__ = ["Device", "Facts", "Sent", "deploy", "deploy_runner", "facts", "remote_bench", "sync"]

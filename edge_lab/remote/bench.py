@@ -13,9 +13,9 @@ from pathlib import Path
 
 from edge_lab.bench import BenchConfig
 from edge_lab.errors import EdgeLabError, InputError
-from edge_lab.measure.gate import Gate
+from edge_lab.measure.readiness import Gate
 from edge_lab.measure.record import Measurement, Measurements, from_json
-from edge_lab.remote.deploy import Sent, deploy, deploy_runner
+from edge_lab.remote.sending import Sent, deploy, deploy_runner
 from edge_lab.remote.ssh import Device, Facts, facts, shell
 
 # Bits of `vcgencmd get_throttled`; sixteen places further up: it happened since the board was started.
