@@ -105,6 +105,26 @@ def compare(before: Path | str, after: Path | str, limit: Mapping[str, float]) -
 _SPEED = ("cpu", "arch", "cores", "board")  # facts of a device without which times can't be compared
 
 
+def table(changes: Sequence[Change]) -> str:
+    """Text for a terminal: a line for each change."""
+    from edge_lab.report.findings import number
+    from edge_lab.report.text import aligned
+
+    head = ["", "target", "metric", "before", "after", "change"]
+    rows = [
+        [
+            "FAIL" if c.worse else "PASS",
+            c.target,
+            c.metric,
+            number(c.before),
+            number(c.after),
+            "gone" if c.percent is None else f"{c.percent:+.1f} %",
+        ]
+        for c in changes
+    ]
+    return "\n".join(aligned([head, *rows], left=3))
+
+
 def cautions(before: Path | str, after: Path | str) -> tuple[str, ...]:
     """Why the times of two files may not be comparable, as sentences: other devices, busy machines, recordings.
 

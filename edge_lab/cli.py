@@ -133,6 +133,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _model_arguments(p: argparse.ArgumentParser, default: str | None) -> None:
+    _source_arguments(p, default)
+    p.add_argument("--calibration", metavar="FOLDER|SET", help="pictures that int8 is calibrated with")
+
+
+def _source_arguments(p: argparse.ArgumentParser, default: str | None) -> None:
     p.add_argument(
         "model",
         metavar="MODEL",
@@ -143,7 +148,6 @@ def _model_arguments(p: argparse.ArgumentParser, default: str | None) -> None:
     )
     p.add_argument("--input", type=_shape, metavar="1x3x224x224", help="input shape, if not the model's usual one")
     p.add_argument("--weights", default="default", help="default, imagenet, random, or a checkpoint file")
-    p.add_argument("--calibration", metavar="FOLDER|SET", help="pictures that int8 is calibrated with")
     p.add_argument("--out", type=Path, default=Path("artifacts"), metavar="FOLDER", help="bundles go here (artifacts)")
 
 
@@ -155,7 +159,7 @@ def _run_arguments(p: argparse.ArgumentParser) -> None:
     _model_arguments(p, "efficientnet_lite0")
     p.add_argument("--targets", metavar="A,B", help="targets or patterns such as 'android-*' (default: one per format)")
     p.add_argument(
-        "--images", metavar="FOLDER|SET", help="pictures to try it on: a folder, or a name from `edge-lab data`"
+        "--images", metavar="FOLDER|SET", help="pictures to try it on: a folder, or a set of `edge-lab data`"
     )
     p.add_argument("--limit", type=_count, metavar="N", help="at most N pictures, evenly spread")
     p.add_argument("--budget", type=Path, metavar="TOML", help="limits (default: budgets.toml here, if there is one)")
@@ -174,25 +178,15 @@ def _export_arguments(p: argparse.ArgumentParser) -> None:
 
 
 def _divergence_argument(p: argparse.ArgumentParser) -> None:
-    p.add_argument(
-        "--allow-divergence",
-        action="store_true",
-        help="accept programs that answer differently from PyTorch; their bundles say so",
-    )
+    about = "accept programs that answer differently from PyTorch; their bundles say so"
+    p.add_argument("--allow-divergence", action="store_true", help=about)
 
 
 def _coverage_arguments(p: argparse.ArgumentParser) -> None:
-    p.add_argument(
-        "model",
-        metavar="MODEL",
-        help="a name from `edge-lab models`, torchvision:NAME, timm:NAME, or my_model.py:FUNCTION",
-    )
-    p.add_argument("--input", type=_shape, metavar="1x3x224x224", help="input shape, if not the model's usual one")
-    p.add_argument("--weights", default="default", help="default, imagenet, random, or a checkpoint file")
+    _source_arguments(p, None)
     p.add_argument("--targets", metavar="A,B", help="targets or patterns (default: ONNX, XNNPACK, .pt2, Core ML)")
     p.add_argument("--images", metavar="FOLDER|SET", help="pictures to compare on (default: eight shipped ones)")
     p.add_argument("--limit", type=_count, metavar="N", help="at most N pictures, evenly spread")
-    p.add_argument("--out", type=Path, default=Path("artifacts"), metavar="FOLDER", help="bundles go here (artifacts)")
     p.add_argument("--jobs", type=_jobs, metavar="N", help="processes that export at once (1); 0: this one")
     _divergence_argument(p)
 
@@ -201,9 +195,7 @@ def _compress_arguments(p: argparse.ArgumentParser) -> None:
     _model_arguments(p, None)
     p.add_argument("--images", required=True, metavar="FOLDER|SET", help="pictures that recipes are judged by")
     p.add_argument("--limit", type=_count, metavar="N", help="at most N pictures, evenly spread")
-    p.add_argument(
-        "--min-agreement", type=float, metavar="PERCENT", help="answers that must be those of the float model"
-    )
+    p.add_argument("--min-agreement", type=float, metavar="PERCENT", help="answers that must be the float model's")
     p.add_argument("--min-sqnr", type=float, metavar="DB", help="signal to noise ratio of the raw outputs")
     p.add_argument("--max-top1-loss", type=float, metavar="POINTS", help="needs labelled pictures")
     p.add_argument("--max-size-mb", type=float, metavar="MB", help="size of the program")
@@ -294,9 +286,7 @@ def _compare_arguments(p: argparse.ArgumentParser) -> None:
 
 
 def _decide_arguments(p: argparse.ArgumentParser) -> None:
-    p.add_argument(
-        "files", type=Path, nargs="+", metavar="FILE.json", help="measurements (bench, compare) or a run.json"
-    )
+    p.add_argument("files", type=Path, nargs="+", metavar="FILE.json", help="measurements, or a run.json")
     p.add_argument("--budget", type=Path, metavar="TOML", help="limits (default: budgets.toml here, if there is one)")
     p.add_argument(
         "--objective", choices=("latency", "size"), default="latency", help="what to have little of (latency)"

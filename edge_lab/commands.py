@@ -120,7 +120,7 @@ def compress(a: Namespace) -> int:
     images = image_set(a.images)
     images = images.take(a.limit) if a.limit else images
     calibration = image_set(a.calibration).take(32) if a.calibration else None
-    result = auto(model, images, budget, calibration=calibration, log=lambda line: print(line, file=sys.stderr))
+    result = auto(model, images, budget, calibration=calibration, log=_tell)
     print(result.table())
     if not result.met and not a.best_effort:
         print("no bundle was written; --best-effort writes the closest.", file=sys.stderr)
@@ -143,17 +143,14 @@ def coverage(a: Namespace) -> int:
     model = create(a.model, weights=a.weights, input_shape=a.input)
     images = image_set(a.images) if a.images else None
     images = images.take(a.limit) if images and a.limit else images
-    found = cover(
-        model,
-        goals,
-        inputs=images,
-        out=a.out,
-        jobs=a.jobs,
-        show=lambda line: print(line, file=sys.stderr),
-        allow_divergence=a.allow_divergence,
-    )
+    allowed = a.allow_divergence
+    found = cover(model, goals, inputs=images, out=a.out, jobs=a.jobs, show=_tell, allow_divergence=allowed)
     print(found)
-    return 0 if a.allow_divergence or not any(cell.diverges for cell in found.cells) else 1
+    return 0 if allowed or not any(cell.diverges for cell in found.cells) else 1
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def check(a: Namespace) -> int:
@@ -263,26 +260,12 @@ def compare(a: Namespace) -> int:
         images, calibration = (image_set(name) if name else None for name in (a.images, a.calibration))
         return compare_engines(a, images, calibration)
     refuse_flags(a)
-    from edge_lab.changes import cautions, limits
+    from edge_lab.changes import cautions, limits, table
     from edge_lab.changes import compare as changes_between
-    from edge_lab.report.findings import number
-    from edge_lab.report.text import aligned
 
     limit = limits(a.fail or ["median:5%", "instructions:5%"])
     changes = changes_between(a.before, a.after, limit)
-    head = ["", "target", "metric", "before", "after", "change"]
-    rows = [
-        [
-            "FAIL" if c.worse else "PASS",
-            c.target,
-            c.metric,
-            number(c.before),
-            number(c.after),
-            "gone" if c.percent is None else f"{c.percent:+.1f} %",
-        ]
-        for c in changes
-    ]
-    print("\n".join(aligned([head, *rows], left=3)))
+    print(table(changes))
     worse = sum(c.worse for c in changes)
     allowed = ", ".join(f"{name} {percent:g} %" for name, percent in limit.items())
     print(f"\n{worse} of {len(changes)} worse than allowed ({allowed})")
@@ -339,7 +322,7 @@ def sweep(a: Namespace) -> int:
         calibration=image_set(a.calibration).take(32) if a.calibration else None,
         out=a.out,
     )
-    found = search(evaluator, config, ray=a.ray, show=lambda line: print(line, file=sys.stderr))
+    found = search(evaluator, config, ray=a.ray, show=_tell)
     if a.json:
         found.save(a.json)
     print(found)
