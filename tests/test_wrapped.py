@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from edge_lab import zoo
 from edge_lab.errors import ExportError, InputError
 from edge_lab.export import to
+from edge_lab.export.wrap import flatten
 from edge_lab.zoo.steady import calling
 
 SHAPE = (1, 3, 16, 16)
@@ -85,3 +88,40 @@ def test_a_compiled_part_runs_as_written_and_is_named_where_it_is_in_the_way(
     assert to(model, "linux-pt2-fp32", out=tmp_path).metrics["sqnr_db"] > 100
     with pytest.raises(ExportError, match=r"a part of it.* is wrapped in torch\.compile"):
         to(model, "linux-torchscript-fp32", out=tmp_path)
+
+
+def _pruned(net: nn.Module) -> nn.Module:
+    prune.l1_unstructured(net.body, "weight", 0.5)
+    return prune.random_unstructured(net.head, "bias", 1) and net
+
+
+COMPUTED = {
+    "weight_norm": lambda net: nn.utils.parametrizations.weight_norm(net.body) and net,
+    "spectral_norm": lambda net: nn.utils.parametrizations.spectral_norm(net.body) and net,
+    "old weight_norm": lambda net: nn.utils.weight_norm(net.body) and net,
+    "old spectral_norm": lambda net: nn.utils.spectral_norm(net.body) and net,
+    "pruned": _pruned,
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*deprecated:FutureWarning")
+@pytest.mark.parametrize("name", COMPUTED)
+def test_weights_that_are_computed_become_numbers_in_a_copy(name: str) -> None:
+    net = COMPUTED[name](Net())
+    model = zoo.from_module(net, SHAPE)
+    names = sorted(net.state_dict())
+    module, _ = flatten(model.module, np.ones(SHAPE, np.float32))
+    assert sorted(module.state_dict()) == sorted(Net().state_dict())
+    assert sorted(net.state_dict()) == names
+    x = torch.rand(SHAPE)
+    torch.testing.assert_close(module(x), net(x), rtol=1e-5, atol=1e-6)
+    module(x).sum().backward()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["linux-xnnpack-int8", "linux-onnx-int8"])
+def test_a_pruned_network_becomes_int8(target: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    inputs = [np.random.default_rng(i).standard_normal(SHAPE).astype(np.float32) for i in range(8)]
+    model = zoo.from_module(_pruned(Net()), SHAPE, task="tensor")
+    assert to(model, target, calibration=inputs, out=tmp_path).metrics["sqnr_db"] > 25

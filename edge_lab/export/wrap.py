@@ -9,6 +9,7 @@ from torch.utils import _pytree as pytree
 from edge_lab.errors import ExportError
 from edge_lab.spec import Preprocess, TensorSpec
 from edge_lab.zoo.steady import calling
+from edge_lab.zoo.wrapped import with_plain_weights
 
 
 class FlatOutputs(torch.nn.Module):
@@ -46,6 +47,7 @@ def flatten(module: torch.nn.Module, example: np.ndarray) -> tuple[torch.nn.Modu
     """
     with calling():
         value = module(torch.from_numpy(example.copy()))
+    module = with_plain_weights(module)
     if isinstance(value, torch.Tensor):
         return module, (_spec("output", value),)
     leaves, _ = pytree.tree_flatten_with_path(value)

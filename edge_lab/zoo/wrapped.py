@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+from typing import Any
+
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from edge_lab.errors import InputError
 
@@ -47,3 +54,31 @@ def _refuse_script(module: nn.Module) -> None:
                 "pass the original nn.Module, before torch.jit.script or torch.jit.trace; its weights are in "
                 "state_dict().",
             )
+
+
+def with_plain_weights(module: nn.Module) -> nn.Module:
+    """The network with weights that are numbers, where they are computed in each call (weight_norm, pruning masks).
+
+    Converters would take them for activations: no norm is folded into them, and int8 does not know their range. The
+    module itself if there is nothing to do, else a copy; it has to have been called once without gradients.
+    """
+    if not any(parametrize.is_parametrized(part) or _hooks(part) for part in module.modules()):
+        return module
+    plain = copy.deepcopy(module)
+    for part in plain.modules():
+        if parametrize.is_parametrized(part):
+            weights = {name: getattr(part, name).detach() for name in part.parametrizations}  # type: ignore[union-attr]
+            part.__class__ = parametrize.type_before_parametrizations(part)  # type: ignore[assignment]
+            del part.parametrizations  # not by remove_parametrizations: it empties the class, which both copies have
+            for name, weight in weights.items():
+                part.register_parameter(name, nn.Parameter(weight))
+        for key, hook in _hooks(part).items():
+            hook.remove(part)
+            del part._forward_pre_hooks[key]
+    return plain
+
+
+def _hooks(part: nn.Module) -> dict[int, Any]:
+    """Hooks of the older functions, which compute a weight before each call: weight_norm, spectral_norm, prune."""
+    kinds = (WeightNorm, SpectralNorm, BasePruningMethod)
+    return {key: hook for key, hook in part._forward_pre_hooks.items() if isinstance(hook, kinds)}
