@@ -360,6 +360,8 @@ def _to_json(bundle: Bundle) -> dict[str, Any]:
     del document["path"], document["spec"]["labels"]  # labels live in labels.txt
     if bundle.spec.audio is None:
         del document["spec"]["audio"]
+    if not bundle.spec.assumed:
+        del document["spec"]["assumed"]
     if bundle.parity is None:
         del document["parity"]
     for case in document["golden"]:

@@ -103,6 +103,8 @@ def export(a: Namespace) -> int:
     print(f"{bundle.path}  {bundle.program_bytes / 1e6:.2f} MB, {bundle.quantization.scheme}{delegated}")
     if told := caution(bundle):
         print(f"note: {told}.", file=sys.stderr)
+    if bundle.spec.assumed:
+        print(f"note: preprocessing: {bundle.spec.assumed}", file=sys.stderr)
     if bundle.spec.weights == "random":
         print("note: the weights are random; the program is right, its answers mean nothing.", file=sys.stderr)
     return 0

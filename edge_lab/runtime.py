@@ -112,9 +112,15 @@ def _one_batch(run: Run, bundle: Bundle) -> Run:
 
 def eager(model: Model, *, threads: int = 1) -> Session:
     """The PyTorch module itself as a Session: the reference that every runtime is compared with."""
-    from edge_lab.zoo.steady import calling
+    from edge_lab.zoo.steady import calling, explained
 
-    return Session("eager", model.spec, "torch", threads, _torch_run(model.module.eval(), threads, calling))
+    run = _torch_run(model.module.eval(), threads, calling)
+
+    def said(x: np.ndarray) -> Outputs:
+        with explained(model.spec.name):
+            return run(x)
+
+    return Session("eager", model.spec, "torch", threads, said)
 
 
 def flat_arrays(value: Any) -> Outputs:
@@ -122,6 +128,10 @@ def flat_arrays(value: Any) -> Outputs:
     import torch
 
     leaves = torch.utils._pytree.tree_leaves(value)
+    if any(isinstance(leaf, torch.Tensor) and leaf.dtype is torch.bfloat16 for leaf in leaves):  # unknown to NumPy
+        from edge_lab.zoo.steady import readable
+
+        readable(value)
     return tuple(leaf.detach().contiguous().cpu().numpy() for leaf in leaves if isinstance(leaf, torch.Tensor))
 
 

@@ -115,8 +115,9 @@ class ModelSpec:
     """A model's name, task and everything around its forward call.
 
     `weights` says where the weights come from ("imagenet", "digits-in-the-wild", "random", "user", ...), so that
-    nobody mistakes an untrained network for a trained one. A model takes images (`preprocess`), recordings (`audio`) or
-    ready tensors (neither).
+    nobody mistakes an untrained network for a trained one. `assumed` says what was taken for granted about the
+    preprocessing because nobody gave it; with another one a network answers wrongly and nothing fails. A model
+    takes images (`preprocess`), recordings (`audio`) or ready tensors (neither).
     """
 
     name: str
@@ -129,6 +130,7 @@ class ModelSpec:
     source: str = ""
     licence: str = ""
     audio: Audio | None = None
+    assumed: str = ""
 
     def __post_init__(self) -> None:
         broken = next((label for label in self.labels if "\n" in label or label.endswith("\r")), None)

@@ -178,12 +178,13 @@ def _write(model: Model, goal: Target, inputs: Inputs, key: str, folder: Path, a
     from edge_lab.export.golden import answers, write_expected, write_inputs
     from edge_lab.export.wrap import flatten
     from edge_lab.runtime import eager
-    from edge_lab.zoo.steady import settle
+    from edge_lab.zoo.steady import explained, settle
 
     cases = write_inputs(inputs.golden, model.spec, folder)
     arrays = [x for _, _, x in cases]
-    settle(model.module, torch.from_numpy(arrays[0]))
     session = eager(model)
+    with explained(model.spec.name):
+        settle(model.module, torch.from_numpy(model.spec.input.check(arrays[0])))
     reference = [session.run(x) for x in arrays]
     if not all(np.isfinite(out).all() for outs in reference for out in outs):
         raise ExportError(

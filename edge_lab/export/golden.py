@@ -52,7 +52,7 @@ def write_inputs(images: Sequence[Any], spec: ModelSpec, folder: Path) -> list[C
     cases = []
     for i, image in enumerate(images):
         picture: str | None = None
-        if isinstance(image, np.ndarray) and image.dtype != np.uint8:
+        if isinstance(image, np.ndarray) and (image.dtype != np.uint8 or spec.preprocess is None):
             x = image
         elif isinstance(image, Sound):
             picture = f"golden/{i}.wav"

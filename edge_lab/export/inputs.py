@@ -11,6 +11,7 @@ import numpy as np
 from edge_lab.audio import Sound
 from edge_lab.compress.quantize import check_calibration
 from edge_lab.data import ImageSet, SoundSet
+from edge_lab.errors import InputError
 from edge_lab.spec import ModelSpec, preprocess
 
 CASES = 5  # golden cases that a bundle records
@@ -87,14 +88,30 @@ def _shipped(spec: ModelSpec) -> tuple[list[Any], str]:
         sounds = load_sounds("spoken-digits")
         return list(sounds.take(CASES)), sounds.name
     if spec.preprocess is None:
-        rng = np.random.default_rng(0)
-        noise = [rng.standard_normal(spec.input.shape).astype(spec.input.dtype) for _ in range(CASES)]
-        return noise, "seeded noise (the model takes ready tensors, and none were given)"
+        cases = np.split(noise(spec, CASES, seed=0), CASES)
+        return cases, "seeded noise (the model takes ready tensors, and none were given)"
     from edge_lab.data import load
 
     photos = load("photos")
     chosen = photos.take(CASES)
     return [chosen[i] for i in range(CASES)], photos.name
+
+
+def noise(spec: ModelSpec, count: int, *, seed: int) -> np.ndarray:
+    """Normal noise for a model that takes ready tensors: `count` inputs below each other, (count * N, ...).
+
+    Raises:
+        InputError: the model takes integers, of which nobody knows what they mean.
+    """
+    if np.dtype(spec.input.dtype).kind != "f":
+        raise InputError(
+            f"{spec.name} takes {spec.input.dtype}, and no inputs were given.",
+            "token ids and the like have a range and a meaning: noise is none of them.",
+            "in Python, pass real ones, each of shape "
+            f"{spec.input.shape}: edge_lab.to(model, target, golden=[...]) or coverage(model, inputs=[...]).",
+        )
+    batch, *rest = spec.input.shape
+    return np.random.default_rng(seed).standard_normal((count * batch, *rest)).astype(spec.input.dtype)
 
 
 def _calibrated(calibration: Calibration | None, spec: ModelSpec) -> tuple[list[np.ndarray], str]:

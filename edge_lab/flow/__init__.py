@@ -17,7 +17,7 @@ import numpy as np
 
 from edge_lab.data import ImageSet, SoundSet
 from edge_lab.errors import EdgeLabError, ExportError, InputError
-from edge_lab.export.inputs import Calibration, halves
+from edge_lab.export.inputs import Calibration, halves, noise
 from edge_lab.flow.coverage import COVERAGE_TARGETS, Cell, Coverage, coverage
 from edge_lab.flow.jobs import EAGER, Answer, Request, read_outputs, work
 from edge_lab.flow.kept import NAME, kept
@@ -103,6 +103,8 @@ def run(
     limits = budget if isinstance(budget, Budgets) else load_budget(budget) if budget else Budgets()
     built = _model(model, weights, input_shape)
     show(f"{built.spec.name}, weights: {built.spec.weights}")
+    if built.spec.assumed:
+        show(f"preprocessing: {built.spec.assumed}")
     pictures = _pictures(built, images, limit, calibration)
     show(f"{len(pictures.x)} inputs from {pictures.name}")
     if any(goal.precision == "int8" for goal in goals):
@@ -139,6 +141,7 @@ def run(
         seconds=time.monotonic() - started,
         examples=examples(pictures.images, outputs, built.spec) if pictures.images else (),
         has_labels=any(row.top1 is not None for row in table),
+        preprocessing=built.spec.assumed,
     )
 
 
@@ -192,11 +195,11 @@ def _pictures(
         if spec.audio is not None:
             return _recordings(spec, limit)
         if calibration is not None and not isinstance(calibration, (str, ImageSet, SoundSet)):
-            held_out = np.concatenate(halves(calibration, spec)[1])[:limit]
+            held_out = np.concatenate(halves(calibration, spec)[1][:limit])
             return Pictures(None, held_out, ((),) * len(held_out), "the calibration inputs, held out of it")
         count = limit or 16
-        x = np.random.default_rng(1).standard_normal((count, *spec.input.shape[1:])).astype(spec.input.dtype)
-        return Pictures(None, x, ((),) * count, "seeded noise (the model takes ready tensors)")
+        x = noise(spec, count, seed=1)
+        return Pictures(None, x, ((),) * len(x), "seeded noise (the model takes ready tensors)")
     if images is None:
         chosen = _default_images(spec.labels == data.load("photos").labels, limit)
     else:
@@ -282,7 +285,7 @@ def _timings(model: Model, pictures: Pictures, answers: dict[str, Answer]) -> di
     from edge_lab.measure.latency import interleaved
     from edge_lab.runtime import eager, load
 
-    x = pictures.x[:1]
+    x = pictures.x[: model.spec.input.shape[0]]
     sessions = {name: load(a.bundle) if a.bundle else eager(model) for name, a in answers.items()}
     return dict(interleaved({n: partial(s.run, x) for n, s in sessions.items()}, rounds=_ROUNDS, threads=1))
 

@@ -17,7 +17,7 @@ from edge_lab.bundle import Bundle
 from edge_lab.data import ImageSet
 from edge_lab.errors import DivergenceError, EdgeLabError, InputError
 from edge_lab.export.gate import caution, compare, limits_of, refusal
-from edge_lab.flow.jobs import read_outputs
+from edge_lab.flow.jobs import batches, read_outputs
 from edge_lab.flow.workers import Done, run_isolated
 from edge_lab.measure.mil import ENGINE, run_or_interpret
 from edge_lab.measure.parity import every_output, parity
@@ -70,12 +70,16 @@ class Cell:
 
 @dataclass(frozen=True)
 class Coverage:
-    """A model in several formats; `inputs` counts what outputs were compared on. `print` shows a table."""
+    """A model in several formats; `inputs` counts what outputs were compared on. `print` shows a table.
+
+    `preprocessing` says what was assumed of it; empty if it was given.
+    """
 
     model: str
     weights: str
     inputs: int
     cells: tuple[Cell, ...]
+    preprocessing: str = ""
 
     def __getitem__(self, target: str) -> Cell:
         """The cell of a target."""
@@ -84,7 +88,8 @@ class Coverage:
     def __str__(self) -> str:
         head = ["", "target", "size MB", "delegated", "agree %", "SQNR dB"]
         rows = [[_mark(c), c.target, *_numbers(c)] for c in self.cells]
-        lines = [f"{self.model} ({self.weights} weights), {self.inputs} inputs", ""]
+        lines = [f"{self.model} ({self.weights} weights), {self.inputs} inputs"]
+        lines += [*([f"preprocessing: {self.preprocessing}"] if self.preprocessing else []), ""]
         lines += aligned([head, *rows], left=2)
         for cell in self.cells:
             if cell.compared == "interpreted":
@@ -147,7 +152,8 @@ def coverage(
             cells[goal] = done.value or Cell(goal, False, why=_why(done.error), fix=_fix(done.error))
             if show:
                 show(f"{goal}: {cells[goal].why or 'done'}")
-    return Coverage(built.spec.name, built.spec.weights, len(arrays), tuple(cells[goal] for goal in goals))
+    found = tuple(cells[goal] for goal in goals)
+    return Coverage(built.spec.name, built.spec.weights, len(arrays), found, built.spec.assumed)
 
 
 @dataclass(frozen=True)
@@ -240,7 +246,7 @@ def _arrays(model: Model, inputs: str | ImageSet | Iterable[np.ndarray] | None) 
 
     if inputs is None or isinstance(inputs, (str, ImageSet)):
         chosen = _pictures(model, inputs, _INPUTS if inputs is None else None)
-        return [x[None] for x in chosen.x]
+        return batches(chosen.x, model.spec.input.shape[0])
     arrays = [model.spec.input.check(x) for x in inputs]
     if not arrays:
         raise InputError("there are no inputs.", "an empty selection was given.", "pass at least one.")

@@ -12,7 +12,8 @@ import numpy as np
 from edge_lab.data import ImageSet
 from edge_lab.errors import BundleError, EdgeLabError, InputError, MissingTool
 from edge_lab.measure.cold import Fresh
-from edge_lab.measure.parity import Runs, every_output
+from edge_lab.measure.parity import every_output
+from edge_lab.runtime import Session
 from edge_lab.zoo import Model
 
 EAGER = "eager"
@@ -101,8 +102,14 @@ def _model(origin: str) -> Model:
     return create(origin)
 
 
-def _run(session: Runs, request: Request) -> None:
-    np.savez(request.outputs, *every_output(session, (np.asarray(x)[None] for x in np.load(request.inputs, "r"))))
+def _run(session: Session, request: Request) -> None:
+    inputs = batches(np.load(request.inputs, "r"), session.spec.input.shape[0])
+    np.savez(request.outputs, *every_output(session, (np.asarray(x) for x in inputs)))
+
+
+def batches(x: np.ndarray, size: int) -> list[np.ndarray]:
+    """Rows (n * size, ...) as the inputs of a model that takes `size` of them at a time."""
+    return [x[i : i + size] for i in range(0, len(x), size)]
 
 
 def read_outputs(file: Path) -> tuple[np.ndarray, ...]:

@@ -82,7 +82,10 @@ class Example:
 
 @dataclass(frozen=True)
 class RunResult:
-    """A whole run: the model, the pictures it was tried on, one row per target (the first is eager PyTorch)."""
+    """A whole run: the model, the pictures it was tried on, one row per target (the first is eager PyTorch).
+
+    `preprocessing` says what was assumed of it; empty if it was given.
+    """
 
     model: str
     weights: str
@@ -97,6 +100,7 @@ class RunResult:
     seconds: float
     examples: tuple[Example, ...] = ()
     has_labels: bool = True
+    preprocessing: str = ""
 
     def save(self, path: Path) -> None:
         """Write as JSON; the file is whole or absent."""

@@ -12,6 +12,7 @@ from edge_lab.compress.inputs import CALIBRATION_IMAGES, default_calibration
 from edge_lab.data import ImageSet, SoundSet
 from edge_lab.data.real import given
 from edge_lab.errors import InputError
+from edge_lab.export.inputs import noise
 from edge_lab.measure.accuracy import prepare, prepare_sounds, refuse_pictures
 from edge_lab.zoo import Model
 
@@ -51,7 +52,13 @@ def tried(model: Model, images: ImageSet | None, limit: int | None, apart: Image
         return Tried(heard.x, heard.targets, heard.name)
     if spec.preprocess is None:
         count = limit or 16
-        x = np.random.default_rng(1).standard_normal((count, *spec.input.shape[1:])).astype(spec.input.dtype)
+        if spec.input.shape[0] != 1:
+            raise InputError(
+                f"{spec.name} takes a batch of {spec.input.shape[0]}.",
+                "the engines are compared on one input at a time.",
+                "make the model with a batch of 1.",
+            )
+        x = noise(spec, count, seed=1)
         return Tried(x, ((),) * count, "seeded noise")
     chosen = _without(images or _default(model), apart).take(limit or _LIMIT)
     ready = prepare(chosen, spec)

@@ -187,7 +187,7 @@ def sign(name: str) -> str:
 
 def notes(run: RunResult) -> list[tuple[str, tuple[str, ...]]]:
     """Remarks and the targets they belong to; the same remark on several targets is said once."""
-    found: dict[str, list[str]] = {}
+    found: dict[str, list[str]] = {f"preprocessing: {run.preprocessing}": [run.model]} if run.preprocessing else {}
     for row in run.rows:
         for note in row.notes:
             found.setdefault(note, []).append(row.target)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -72,10 +73,16 @@ def from_module(
 
     module = unwrapped(module)
     shape = check_shape(input_shape)
-    image_like = len(shape) == 4 and shape[1] == 3 and min(shape[2:]) >= 32
+    assumed = ""
+    image_like = len(shape) == 4 and shape[:2] == (1, 3) and min(shape[2:]) >= 32
     if preprocess is None and image_like and task in (None, "classify", "segment", "detect"):
-        height, width = shape[2:]
-        preprocess = Preprocess(round(max(height, width) / 0.875), (height, width), IMAGENET_MEAN, IMAGENET_STD)
+        preprocess, assumed = _imagenet(shape)
+    elif preprocess is not None and shape[0] != 1:
+        raise InputError(
+            f"a preprocessing was given to a network that takes a batch of {shape[0]}.",
+            "one picture becomes a batch of 1, on every device.",
+            "leave preprocess out, and stack ready tensors in the app; or use an input shape with a batch of 1.",
+        )
     output = _trial_forward(module, shape)
     task = task or (_task_of(output) if preprocess else "tensor")
     labels = tuple(labels)
@@ -92,8 +99,24 @@ def from_module(
         preprocess=preprocess,
         labels=labels,
         weights=weights,
+        assumed=assumed,
     )
     return Model(module, spec, origin)
+
+
+def _imagenet(shape: Shape) -> tuple[Preprocess, str]:
+    """The preprocessing of torchvision's ImageNet classifiers, and a sentence that says so."""
+    height, width = shape[2:]
+    recipe = Preprocess(round(max(height, width) / 0.875), (height, width), IMAGENET_MEAN, IMAGENET_STD)
+    return recipe, said(recipe, "ImageNet's", "pass from_module(preprocess=...) if the network was trained otherwise")
+
+
+def said(recipe: Preprocess, whose: str, fix: str) -> str:
+    """What `ModelSpec.assumed` says of a recipe."""
+    mean, std = (" ".join(f"{value:g}" for value in values) for values in (recipe.mean, recipe.std))
+    size = f"resize {recipe.resize} {recipe.interpolation}, crop {recipe.crop[0]}x{recipe.crop[1]}"
+    scale = "pixel/255" if recipe.scale == 1 / 255 else f"pixel*{recipe.scale:g}"
+    return f"assumed to be {whose} ({scale}, mean {mean}, std {std}, {size}); {fix}"
 
 
 def check_shape(shape: Sequence[int]) -> Shape:
@@ -114,20 +137,50 @@ def check_shape(shape: Sequence[int]) -> Shape:
 def _trial_forward(module: nn.Module, shape: Shape) -> Any:
     import torch
 
-    from edge_lab.zoo.steady import settle
+    from edge_lab.zoo.steady import readable, settle
 
     noise = torch.rand(shape, generator=torch.Generator().manual_seed(0))
     try:
-        return settle(module, noise)
+        return readable(settle(module, noise))
     except InputError:
         raise
     except Exception as error:
         raise InputError(
             f"{type(module).__name__} can't be called with a float32 tensor of shape {shape}.",
             last_line(error),
-            "pass the input shape it was written for; if it takes more than one tensor, wrap it in a module that "
-            "takes one and splits it.",
+            _way_in(module, shape),
         ) from error
+
+
+def _way_in(module: nn.Module, shape: Shape) -> str:
+    """What helps a network that does not take a float32 tensor of this shape."""
+    import torch
+
+    from edge_lab.zoo.steady import calling
+
+    parameters = list(inspect.signature(module.forward).parameters.values())
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind in positional]
+    if len(needed) != 1:
+        return (
+            f"it takes {len(needed)} inputs ({', '.join(needed)}): wrap it in a module that takes one tensor, splits "
+            "it and calls the network."
+        )
+    others = {str(p.dtype)[6:] for p in module.parameters() if p.is_floating_point()} - {"float32"}
+    if others:
+        return f"its weights are {', '.join(sorted(others))}: network.float() makes them float32."
+    try:
+        with calling():
+            module(torch.zeros(shape, dtype=torch.int64))
+    except Exception:  # whatever the forward method raises: it is not a matter of the type
+        return (
+            "pass the input shape it was written for; if it takes more than one tensor, wrap it in a module that takes "
+            "one and splits it."
+        )
+    return (
+        f'it takes integers: describe it yourself, Model(network.eval(), ModelSpec("text", "tensor", TensorSpec("ids", '
+        f'{shape}, "int64"))), and pass real ones: edge_lab.to(model, target, golden=[...]).'
+    )
 
 
 def _task_of(output: Any) -> Task:

@@ -19,7 +19,7 @@ import torch
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from edge_lab.errors import InputError
+from edge_lab.errors import EdgeLabError, InputError
 
 _CLOSE = 1e-5  # of the largest value, -100 dB: threads may add in another order
 _DRAWS = 6  # more calls for a module that draws random numbers: a mask of few values may come out the same twice
@@ -36,6 +36,41 @@ def calling() -> Iterator[None]:
     compiling = "torch._dynamo" in sys.modules  # else nothing can have been compiled, and importing it takes seconds
     with torch.no_grad(), torch.compiler.set_stance("force_eager") if compiling else nullcontext():
         yield
+
+
+@contextmanager
+def explained(name: str) -> Iterator[None]:
+    """What a network raises becomes one sentence: it was called with inputs that it does not take."""
+    from edge_lab.zoo.model import last_line
+
+    try:
+        yield
+    except EdgeLabError:
+        raise
+    except Exception as error:  # a forward method raises whatever it likes
+        raise InputError(
+            f"{name} does not take these inputs, in PyTorch, before any export.",
+            last_line(error),
+            "pass inputs that it takes: edge_lab.to(model, target, golden=[...]), coverage(model, inputs=[...]), and "
+            "calibration=[...] for int8; seeded noise is none for a network that looks its numbers up (token ids).",
+        ) from error
+
+
+def readable(value: Any) -> Any:
+    """A nested output as it is, if NumPy and every runtime can read it.
+
+    Raises:
+        InputError: a tensor of 16 bits, as autocast returns.
+    """
+    for leaf in pytree.tree_leaves(value):
+        if isinstance(leaf, torch.Tensor) and leaf.dtype in (torch.bfloat16, torch.float16):
+            kind = str(leaf.dtype).removeprefix("torch.")
+            raise InputError(
+                f"its output is {kind}.",
+                "autocast, .half() or .bfloat16() is at work inside of forward(); programs return float32.",
+                "return y.float() at the end of forward(), and leave autocast to the training loop.",
+            )
+    return value
 
 
 def settle(module: torch.nn.Module, example: torch.Tensor) -> Any:
