@@ -78,12 +78,14 @@ def _converted(
 def _quantizer(config: StaticInt8) -> Any:
     """torchao's X86InductorQuantizer with the config's observer, and weights on the grid that `corrected` rounds to."""
     import torch
+    from torchao.quantization.pt2e import PerChannelMinMaxObserver
     from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
 
     # Without VNNI the products of 8-bit numbers overflow 16 bits: torchao then wants 7-bit activations.
     stock = x86.get_default_x86_inductor_quantization_config(reduce_range=not torch.cpu._is_vnni_supported())
     observer = torchao_observer(config.observer)
     activation = replace(stock.input_activation, observer_or_fake_quant_ctr=observer)
-    weight = replace(stock.weight, quant_min=-127)  # -128..127 would be steps of another size
+    of_weights = PerChannelMinMaxObserver.with_args(eps=SMALLEST_SCALE)
+    weight = replace(stock.weight, quant_min=-127, observer_or_fake_quant_ctr=of_weights)  # -128..127: other steps
     qconfig = replace(stock, input_activation=activation, output_activation=activation, weight=weight)
     return x86.X86InductorQuantizer().set_global(qconfig)

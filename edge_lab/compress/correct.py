@@ -21,15 +21,15 @@ import numpy as np
 import torch
 from torch import fx
 
-from edge_lab.compress.graph import attribute, call, fake_quantized, is_observer
-from edge_lab.compress.rounding import Nearest, SecondOrder, round_second_order, second_moments
+from edge_lab.compress.graph import attribute, call, fake_quantized, is_observer, module_of
+from edge_lab.compress.rounding import Nearest, SecondOrder, parts, rounded_layer
 
 _LAYERS = (torch.ops.aten.conv1d.default, torch.ops.aten.conv2d.default, torch.ops.aten.linear.default)
 
 
 def correct(
     prepared: fx.GraphModule, calibration: Sequence[np.ndarray], rounding: Nearest | SecondOrder, *, biases: bool = True
-) -> int:
+) -> tuple[str, ...]:
     """Round the weights of a model that `prepare_pt2e` made and that has seen its inputs, and correct biases. In place.
 
     Args:
@@ -37,16 +37,16 @@ def correct(
             that `convert_pt2e` afterwards stores exactly what was corrected here.
         calibration: a few real inputs, float32 with the example's shape; 16 do, 32 are a little better.
         rounding: how weights are rounded.
-        biases: let biases take back the shift of the mean.
+        biases: let biases take back the shift of the mean. Layers without a bias stay as they are.
 
     Returns:
-        Number of biases corrected. Layers without a bias stay as they are.
+        Layers whose filters were too long to be rounded as a whole, with their sizes.
     """
     twin = _Twin(prepared, [torch.from_numpy(x) for x in calibration], rounding, biases)
     with torch.no_grad():
         for node in prepared.graph.nodes:
             twin.step(node)
-    return twin.corrected
+    return tuple(twin.split)
 
 
 def without_observers(prepared: fx.GraphModule) -> fx.GraphModule:
@@ -69,10 +69,11 @@ class _Twin:
     def __init__(
         self, graph_module: fx.GraphModule, inputs: list[torch.Tensor], rounding: Nearest | SecondOrder, biases: bool
     ) -> None:
-        self.graph_module, self.inputs, self.corrected = graph_module, inputs, 0
+        self.graph_module, self.inputs = graph_module, inputs
         self.rounding, self.biases = rounding, biases
         self.exact: dict[fx.Node, list[Any]] = {}
         self.rounded: dict[fx.Node, list[Any]] = {}
+        self.split: list[str] = []
         self.last_use = {a: node for node in graph_module.graph.nodes for a in node.all_input_nodes}
 
     def step(self, node: fx.Node) -> None:
@@ -121,10 +122,13 @@ class _Twin:
             return
         assert isinstance(node.args[0], fx.Node)
         exact = self.exact[held][0]
-        moments = second_moments(self.rounded[node.args[0]], exact, _settings(node))
+        if len(parts(exact[0].numel(), self.rounding)) > 1:
+            self.split.append(f"{module_of(node) or node.name} ({exact[0].numel()} inputs)")
         scale, _ = observer.calculate_qparams()  # type: ignore[operator]
         low, high = int(observer.quant_min), int(observer.quant_max)  # type: ignore[arg-type]
-        attribute(self.graph_module, source).copy_(round_second_order(exact, moments, scale, low, high, self.rounding))
+        inputs = self.rounded[node.args[0]]
+        weight = rounded_layer(exact, inputs, _settings(node, exact.ndim - 2), scale, low, high, self.rounding)
+        attribute(self.graph_module, source).copy_(weight)
 
     def _correct(self, node: fx.Node) -> None:
         bias = node.args[2] if len(node.args) > 2 else None
@@ -136,20 +140,21 @@ class _Twin:
         shift = torch.stack(
             [_mean(e - r, channel) for e, r in zip(self.exact[node], self.rounded[node], strict=True)]
         ).mean(0)
+        if not torch.isfinite(shift).all():
+            return
         attribute(self.graph_module, bias).add_(shift)
         shape = [1] * self.exact[node][0].ndim
         shape[channel] = -1
         self.rounded[node] = [r + shift.reshape(shape) for r in self.rounded[node]]
-        self.corrected += 1
 
 
-def _settings(node: fx.Node) -> dict[str, Any]:
-    """Stride, padding, dilation and groups of a convolution; {} for a linear layer."""
+def _settings(node: fx.Node, axes: int) -> dict[str, Any]:
+    """Stride, padding, dilation and groups of a convolution over `axes` axes; {} for a linear layer."""
     if node.target is torch.ops.aten.linear.default:
         return {}
     names = ("stride", "padding", "dilation", "groups")
     given = dict(zip(names, node.args[3:], strict=False)) | {k: v for k, v in node.kwargs.items() if k in names}
-    return {"stride": [1, 1], "padding": [0, 0], "dilation": [1, 1], "groups": 1} | given
+    return {"stride": [1] * axes, "padding": [0] * axes, "dilation": [1] * axes, "groups": 1} | given
 
 
 def _mean(x: torch.Tensor, channel: int) -> torch.Tensor:

@@ -7,6 +7,7 @@ for Efficient Integer-Arithmetic-Only Inference", CVPR 2018.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edge_lab.compress.graph import is_zero_pad
-from edge_lab.compress.keep_float import check_patterns, kept_onnx_nodes, mark_kept
+from edge_lab.compress.keep_float import check_patterns, mark_kept
+from edge_lab.compress.masks import mark_spoiled
+from edge_lab.compress.onnx_float import float_nodes
 from edge_lab.compress.quantized import refuse_quantized, seal
 from edge_lab.compress.ranges import (
     ANY_SCALE,
@@ -98,10 +101,11 @@ def quantize(
         ExportError: nothing in the module could be quantized.
     """
     config = config or StaticInt8()
+    prepared = _calibrated(module, example, calibration, config)
     with quiet():
         from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
-        converted = convert_pt2e(_calibrated(module, example, calibration, config))
+        converted = convert_pt2e(prepared)
     return seal(converted, "ptq")
 
 
@@ -121,11 +125,12 @@ def corrected(
     """
     from edge_lab.compress.correct import without_observers
 
+    recipe = config or StaticInt8()
+    if isinstance(recipe.observer, Percentile):  # ONNX Runtime's own; only the walk that corrects needs ranges here
+        recipe = replace(recipe, observer=MinMax())
+    prepared = _calibrated(module, example, calibration, recipe, smallest_scale)
     with quiet():
-        recipe = config or StaticInt8()
-        if isinstance(recipe.observer, Percentile):  # ONNX Runtime's own; only the walk that corrects needs ranges here
-            recipe = replace(recipe, observer=MinMax())
-        return without_observers(_calibrated(module, example, calibration, recipe, smallest_scale))
+        return without_observers(prepared)
 
 
 def _calibrated(
@@ -137,16 +142,27 @@ def _calibrated(
 ) -> Any:
     prepared = observed(module, example, calibration, config, smallest_scale)
     with quiet():
-        remedy(prepared, calibration, config)
+        split = remedy(prepared, calibration, config)
+    if split:
+        warnings.warn(
+            f"the filters of {', '.join(split)} were rounded in parts of 1024 inputs: as a whole they would take "
+            "minutes and gigabytes. rounding=SecondOrder(largest=...) sets the limit.",
+            stacklevel=4,
+        )
     return prepared
 
 
-def remedy(prepared: Any, calibration: Sequence[np.ndarray], config: StaticInt8) -> None:
-    """Change weights and biases of a prepared model as the config asks. In place."""
-    if config.adjusts_weights:
-        from edge_lab.compress.correct import correct
+def remedy(prepared: Any, calibration: Sequence[np.ndarray], config: StaticInt8) -> tuple[str, ...]:
+    """Change weights and biases of a prepared model as the config asks. In place.
 
-        correct(prepared, calibration[:_CORRECTION_INPUTS], config.rounding, biases=config.correct_bias)
+    Returns:
+        Layers whose filters were too long to be rounded as a whole, with their sizes.
+    """
+    if not config.adjusts_weights:
+        return ()
+    from edge_lab.compress.correct import correct
+
+    return correct(prepared, calibration[:_CORRECTION_INPUTS], config.rounding, biases=config.correct_bias)
 
 
 def observed(
@@ -157,9 +173,10 @@ def observed(
     smallest_scale: float = SMALLEST_SCALE,
 ) -> Any:
     """A copy of a module as a graph with observers that have seen the calibration inputs; weights are still exact."""
-    import copy
-
     import torch
+
+    from edge_lab.compress.capture import captured
+    from edge_lab.compress.kernel_limits import fit_steps
 
     refuse_quantized(module, type(module).__name__, "quantized")
     check_calibration(calibration, example)
@@ -167,24 +184,29 @@ def observed(
     with quiet():
         from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
 
-        own = copy.deepcopy(module)  # an exported module shares its weights, and they are changed below
-        exported = torch.export.export(own, (torch.from_numpy(example),), strict=False)
-        prepared = prepare_pt2e(exported.module(check_guards=False), xnnpack_quantizer(config, smallest_scale))
+        quantizer = xnnpack_quantizer(config, smallest_scale, calibration)
+        prepared = prepare_pt2e(captured(module, example), quantizer)
         with torch.no_grad():
             try:
                 for x in calibration:
                     prepared(torch.from_numpy(x.copy()))
             finally:  # the histogram observer stops at NaN with an error of its own
                 check_ranges(prepared)
+            if smallest_scale > ANY_SCALE:
+                fit_steps(prepared)
     return prepared
 
 
 def check_weights(module: torch.nn.Module) -> None:
-    """Raise InputError if a weight, bias or buffer is NaN or infinite."""
+    """Raise InputError if a weight or bias is NaN or infinite, or a buffer NaN. A mask may hold minus infinity."""
     import torch
 
+    parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
     for name, value in module.state_dict().items():
-        if isinstance(value, torch.Tensor) and not torch.isfinite(value).all():
+        if not isinstance(value, torch.Tensor):
+            continue
+        broken = ~torch.isfinite(value) if name in parameters else torch.isnan(value)
+        if broken.any():
             raise InputError(
                 f"the network holds NaN or infinity in {name}.",
                 "a scale can't be computed from it, and the int8 program would answer nonsense.",
@@ -210,8 +232,13 @@ def check_calibration(calibration: Sequence[np.ndarray], example: np.ndarray) ->
             )
 
 
-def xnnpack_quantizer(config: StaticInt8, smallest_scale: float = SMALLEST_SCALE) -> Any:
-    """ExecuTorch's XNNPACKQuantizer with the config's observer, and with conv + ReLU6 as one unit if asked for."""
+def xnnpack_quantizer(
+    config: StaticInt8, smallest_scale: float = SMALLEST_SCALE, calibration: Sequence[np.ndarray] = ()
+) -> Any:
+    """ExecuTorch's XNNPACKQuantizer with the config's observer, and with conv + ReLU6 as one unit if asked for.
+
+    What masks spoil on the calibration inputs stays in float.
+    """
     from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
         XNNPACKQuantizer,
         get_symmetric_quantization_config,
@@ -231,6 +258,7 @@ def xnnpack_quantizer(config: StaticInt8, smallest_scale: float = SMALLEST_SCALE
 
         def annotate(self, model: Any) -> Any:
             mark_kept(model, config.keep_float)
+            mark_spoiled(model, calibration)
             if config.float_scores and config.per_channel:
                 annotate_scores(model)
             _annotate_convs(model, qconfig, config)
@@ -323,6 +351,7 @@ def quantize_onnx(
     with tempfile.TemporaryDirectory() as folder:
         prepared = Path(folder) / "prepared.onnx"
         quant_pre_process(source, prepared, skip_symbolic_shape=True)
+        ready = onnx.load(prepared)
         ort_quantize(
             prepared,
             target,
@@ -332,8 +361,8 @@ def quantize_onnx(
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=method,
-            extra_options=options | (_float_outputs(onnx.load(prepared).graph) if config.float_scores else {}),
-            nodes_to_exclude=kept_onnx_nodes(onnx.load(prepared).graph, config.keep_float),
+            extra_options=options | (_float_outputs(ready.graph) if config.float_scores else {}),
+            nodes_to_exclude=float_nodes(ready, calibration, config.keep_float),
         )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from edge_lab.errors import InputError
 
-SMALLEST_SCALE = 2**-12  # of XNNPACK's and Inductor's quantizers: a range under 0.06 gets fewer than 256 steps
+SMALLEST_SCALE = 2.0**-60  # so that input step x weight step, the unit of a bias, is a normal float32
 ANY_SCALE = 1e-30  # ONNX Runtime's quantizer has no such limit; above zero, since a channel may hold nothing else
 
 
