@@ -277,3 +277,22 @@ def test_only_masks_count_as_spoiled() -> None:
     assert not is_spoiled(np.exp(4 * scores) * 1e3)  # a long tail is no mask
     assert not is_spoiled(np.where(future, np.float32(-1e9), np.float32(0)))  # the mask itself loses nothing
     assert not is_spoiled(np.where(future, np.float32(np.nan), scores))  # a fault: refused elsewhere
+
+
+class Large(nn.Module):
+    """Numbers of some hundred thousands inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Conv2d(3, 8, 3, 2), nn.Conv2d(8, 8, 3, 2), nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.second(self.first(x * 1e5).relu()).relu().mean((2, 3)) * 1e-5)
+
+
+@pytest.mark.slow
+def test_float16_holds_masks_and_leaves_large_numbers_in_float32(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    for how in ("inf", "add"):
+        assert decibels(Attention(how), "linux-onnx-fp16", tmp_path) > 50
+    assert decibels(Large(), "linux-onnx-fp16", tmp_path) > 50

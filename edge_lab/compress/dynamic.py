@@ -178,8 +178,9 @@ def to_half(model: Model, config: Half | None = None) -> Model:
     config = config or Half()
     refuse_quantized(model.module, model.spec.name, "stored in 16-bit floats")
     dtype: torch.dtype = getattr(torch, config.dtype)
+    parameters = {name for name, _ in model.module.named_parameters(remove_duplicate=False)}
     for name, tensor in model.module.state_dict().items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor.to(dtype)).all():
+        if tensor.is_floating_point() and _is_lost(tensor, dtype, mask=name not in parameters):
             raise InputError(
                 f"{name!r} of {model.spec.name} does not fit {config.dtype}.",
                 f"it holds NaN, infinity, or a magnitude above {torch.finfo(dtype).max:.0f}.",
@@ -187,3 +188,14 @@ def to_half(model: Model, config: Half | None = None) -> Model:
             )
     module = HalfInside(model.module, dtype).eval()
     return Model(module, model.spec.with_(name=f"{model.spec.name}-{config.dtype}"))
+
+
+def _is_lost(tensor: torch.Tensor, dtype: torch.dtype, *, mask: bool) -> bool:
+    """Whether a tensor doesn't fit a type. A mask may hold infinities, and one number that becomes minus infinity."""
+    import torch
+
+    outside = tensor[~torch.isfinite(tensor.to(dtype))]
+    if mask and not outside.isnan().any():
+        finite = outside[outside.isfinite()]
+        return bool((finite > 0).any()) or finite.unique().numel() > 1
+    return outside.numel() > 0

@@ -58,8 +58,37 @@ def _before_softmax(graph: Any) -> set[str]:
     return kept
 
 
+def too_large_for_half(model: Any, x: np.ndarray) -> list[str]:
+    """Names of the nodes of a float32 ONNX model that meet numbers near the end of float16's range, or past it.
+
+    Infinities don't count: float16 has them. One input is tried, so half of the range is left to others.
+    """
+    limit = float(np.finfo(np.float16).max) / 2
+
+    def large(value: np.ndarray) -> bool:
+        return bool((np.isfinite(value) & (np.abs(value) > limit)).any())
+
+    stored = {t.name: _array(t) for t in model.graph.initializer if t.data_type == 1}
+    values = stored | {model.graph.input[0].name: x} | _intermediate(model, x)
+    found = {name for name, value in values.items() if large(value)}
+    return [node.name for node in model.graph.node if found.intersection((*node.input, *node.output))]
+
+
+def _array(tensor: Any) -> np.ndarray:
+    import onnx
+
+    value: np.ndarray = onnx.numpy_helper.to_array(tensor)
+    return value
+
+
 def _spoiled(model: Any, calibration: Sequence[np.ndarray]) -> set[str]:
     """Names of the float tensors that a mask fills, seen on the first inputs."""
+    runs = [_intermediate(model, x) for x in calibration[:WATCHED_INPUTS]]
+    return {name for values in runs for name, value in values.items() if is_spoiled(value)}
+
+
+def _intermediate(model: Any, x: np.ndarray) -> dict[str, np.ndarray]:
+    """All float tensors that a model with one input computes on the way, by name."""
     import onnx
     import onnxruntime as ort
 
@@ -73,8 +102,4 @@ def _spoiled(model: Any, calibration: Sequence[np.ndarray]) -> set[str]:
     options.log_severity_level = 3
     session = ort.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
-    found: set[str] = set()
-    for x in calibration[:WATCHED_INPUTS]:
-        values = session.run(names, {model.graph.input[0].name: x})
-        found |= {name for name, value in zip(names, values, strict=True) if is_spoiled(value)}
-    return found
+    return dict(zip(names, session.run(names, {model.graph.input[0].name: x}), strict=True))

@@ -44,7 +44,9 @@ def export_onnx(job: Job) -> Program:
     elif job.target.precision == "fp16" and scheme_of(job.module) == "fp32":
         full = job.folder / "fp32.onnx"
         _write(job, full)
-        to_float16(full, path)  # not the module that `ready` has cast: it only made sure that the weights fit
+        to_float16(
+            full, path, job.example
+        )  # not the module that `ready` has cast: it only made sure that the weights fit
         full.unlink()
     elif job.target.precision != "int8":
         _write(replace(job, module=module), path)

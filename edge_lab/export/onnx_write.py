@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
+from edge_lab.compress.onnx_float import too_large_for_half
 from edge_lab.errors import EdgeLabError, ExportError, InputError
 from edge_lab.export.diagnose import diagnose
 from edge_lab.export.onnx_file import OnnxFile, read_onnx
@@ -155,8 +156,10 @@ def keep_scopes(source: Path, target: Path) -> None:
     onnx.save(model, target)
 
 
-def to_float16(source: Path, target: Path) -> None:
+def to_float16(source: Path, target: Path, example: np.ndarray) -> None:
     """Store the weights of a float32 .onnx file in float16 and compute in it; inputs and outputs stay float32.
+
+    Nodes that meet numbers past float16's range on the example stay float32: the converter would clip them.
 
     ONNX Runtime's own converter, on the exported file: batch norms are folded already, in float32, so that each weight
     is rounded once. Casting the module before the export rounds them first and folds then, and loses
@@ -165,11 +168,36 @@ def to_float16(source: Path, target: Path) -> None:
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
+    model = onnx.load(source)
     with quiet():
-        model = convert_float_to_float16(onnx.load(source), keep_io_types=True)
+        kept = too_large_for_half(model, example)
+        model = convert_float_to_float16(model, keep_io_types=True, node_block_list=kept)
+    _join_floats(model.graph)
     _sort(model.graph)
     onnx.save(model, target)
     onnx.checker.check_model(str(target))
+
+
+def _join_floats(graph: Any) -> None:
+    """Hand float32 values from one float32 node to the next: the converter casts each to float16 and back between."""
+    makers = {node.output[0]: node for node in graph.node if node.op_type == "Cast"}
+    to = {name: next(a.i for a in node.attribute if a.name == "to") for name, node in makers.items()}
+    before = {}
+    for name, node in makers.items():
+        if to[name] == 1 and to.get(node.input[0]) == 10:
+            before[name] = makers[node.input[0]].input[0]
+    floats = {name for name, kind in to.items() if kind == 10}
+    outputs = {output.name for output in graph.output}
+    for node in graph.node:
+        for i, name in enumerate(node.input):
+            if name in before:
+                node.input[i] = before[name]
+    used = {name for node in graph.node for name in node.input} | outputs
+    for _ in range(2):  # the casts back, then those to float16 that nothing else reads
+        for node in [n for n in graph.node if n.op_type == "Cast" and n.output[0] not in used]:
+            if node.output[0] in before or node.output[0] in floats:
+                graph.node.remove(node)
+        used = {name for node in graph.node for name in node.input} | outputs
 
 
 def _sort(graph: Any) -> None:
