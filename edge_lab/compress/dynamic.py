@@ -197,5 +197,5 @@ def _is_lost(tensor: torch.Tensor, dtype: torch.dtype, *, mask: bool) -> bool:
     outside = tensor[~torch.isfinite(tensor.to(dtype))]
     if mask and not outside.isnan().any():
         finite = outside[outside.isfinite()]
-        return bool((finite > 0).any()) or finite.unique().numel() > 1
+        return bool((finite > 0).any()) or bool((finite != finite[:1]).any())
     return outside.numel() > 0
