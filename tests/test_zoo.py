@@ -184,6 +184,23 @@ def test_cached_torchvision_weights_are_verified_and_used(offline: None, monkeyp
         zoo.create("torchvision:squeezenet1_1", weights="imagenet")
 
 
+def test_a_recipe_belongs_to_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision import models
+
+    from edge_lab.files import sha256
+
+    torch.save(models.mobilenet_v2(weights=None).state_dict(), tmp_path / "mine.pth")
+    unknown = zoo.create("torchvision:mobilenet_v2", weights=str(tmp_path / "mine.pth"))
+    assert "MobileNet_V2_Weights.IMAGENET1K_V2" in unknown.spec.assumed
+    assert "resize 232 bilinear, crop 224x224" in unknown.spec.assumed
+    first = models.MobileNet_V2_Weights.IMAGENET1K_V1
+    url = f"https://x.invalid/n-{sha256(tmp_path / 'mine.pth')[:8]}.pth"
+    monkeypatch.setattr(first, "_value_", type(first.value)(url, *_rest(first.value)))
+    known = zoo.create("torchvision:mobilenet_v2", weights=str(tmp_path / "mine.pth")).spec
+    assert known.preprocess is not None
+    assert (known.preprocess.resize, known.assumed) == (256, "")
+
+
 def _rest(weights: object) -> tuple[object, ...]:
     return weights.transforms, weights.meta  # type: ignore[attr-defined]
 

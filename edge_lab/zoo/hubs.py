@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from edge_lab.errors import DataError, EdgeLabError, InputError
 from edge_lab.files import sha256
 from edge_lab.spec import Preprocess, Task
-from edge_lab.zoo.model import Model, Shape, from_module
+from edge_lab.zoo.model import Model, Shape, from_module, said
 from edge_lab.zoo.weights import fill
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def from_torchvision(name: str, *, weights: str, labels: tuple[str, ...] | None,
     """
     from torchvision import models
 
-    entry = _torchvision_entry(name)
+    entry, guessed = _recipe_entry(_torchvision_entry(name), weights)
     recipe = entry.transforms()
     task = _TASKS[type(recipe).__name__]
     shape, preprocess = _torchvision_input(name, recipe, input_shape)
@@ -60,7 +60,28 @@ def from_torchvision(name: str, *, weights: str, labels: tuple[str, ...] | None,
     model = from_module(
         module, shape, name=name, preprocess=preprocess, labels=labels or categories, task=task, weights=weights
     )
-    return Model(module, model.spec.with_(source=entry.url if weights == "imagenet" else "", licence="BSD-3-Clause"))
+    source = entry.url if weights == "imagenet" else ""
+    assumed = said(preprocess, f"that of torchvision's {entry}", _OTHERWISE) if guessed else ""
+    return Model(module, model.spec.with_(source=source, licence="BSD-3-Clause", assumed=assumed))
+
+
+_OTHERWISE = "model.spec.with_(preprocess=...) if these weights were trained otherwise"
+
+
+def _recipe_entry(default: Any, weights: str) -> tuple[Any, bool]:
+    """The entry whose preprocessing goes with the weights, and whether that is a guess.
+
+    A recipe belongs to weights: torchvision's own file is known by the SHA-256 prefix in its name, under any name. A
+    checkpoint of the reader's gets the default one, and that is said.
+    """
+    if weights in ("default", "imagenet", "random") or not Path(weights).expanduser().is_file():
+        return default, False
+    digest = sha256(Path(weights).expanduser())
+    for entry in type(default):
+        prefix = re.search(r"[-_]([0-9a-f]{8,64})\.pth$", entry.url)
+        if prefix and digest.startswith(prefix[1]):
+            return entry, False
+    return default, True
 
 
 def from_timm(name: str, *, weights: str, labels: tuple[str, ...] | None, input_shape: Shape | None) -> Model:
@@ -110,7 +131,12 @@ def from_timm(name: str, *, weights: str, labels: tuple[str, ...] | None, input_
         module, shape, name=name, preprocess=preprocess, labels=labels or (), task="classify", weights=weights
     )
     source = f"https://huggingface.co/{config.hf_hub_id}" if weights == "imagenet" else ""
-    return Model(module, model.spec.with_(source=source, licence=config.license or ""))
+    strange = config.crop_mode != "center" or config.interpolation not in ("bilinear", "bicubic")
+    theirs = f"near timm's (crop_mode {config.crop_mode}, {config.interpolation}, which can't be said here), namely"
+    whose = theirs if strange else f"that of timm's {name}"
+    guessed = strange or weights not in ("imagenet", "random")
+    assumed = said(preprocess, whose, _OTHERWISE) if guessed else ""
+    return Model(module, model.spec.with_(source=source, licence=config.license or "", assumed=assumed))
 
 
 def _choose(
