@@ -3,12 +3,15 @@
 #   PYTHON=python3.12       the interpreter that .venv is made from (3.10 to 3.13)
 #   TORCH_INDEX=<url>       take torch and torchvision from this index, for example PyTorch's CPU builds
 #   WORKERS=2               processes that `make test` uses
+#   SECONDS=600 SEED=0      how long `make fuzz` runs, and on which networks
 #   LOCK_FLAGS=--upgrade    let `make lock` take newer versions of everything that is not pinned exactly
 
 PYTHON  ?= python3
 WORKERS ?= 2
 UV      ?= uv
 NAMES   ?=
+SECONDS ?= 600
+SEED    ?= 0
 SUDO    ?= $(shell test "$$(id -u)" = 0 || echo sudo)
 NATIVE  := chromium fonts-dejavu-core g++ clang libclang-rt-dev libjpeg62-turbo-dev libpng-dev nlohmann-json3-dev
 ARM     := g++-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static openssh-server openssh-client shellcheck \
@@ -21,7 +24,7 @@ STAMP   := .venv/.installed
 # The accelerator half of the lock: not wanted when TORCH_INDEX brings another build of PyTorch.
 TORCH_LINES := ^(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z0-9-]+)==
 
-.PHONY: help install torch-pins run lab labs test native-tools arm-tools speech-tools runner runner-aarch64 report coverage lint format lock clean distclean
+.PHONY: help install torch-pins run lab labs test native-tools arm-tools speech-tools runner runner-aarch64 report coverage fuzz lint format lock clean distclean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -100,6 +103,9 @@ runner-aarch64: $(STAMP) ## the runner for a 64-bit Raspberry Pi (needs arm-tool
 coverage: $(STAMP) ## fifty architectures in every format (about an hour; goes on where it was stopped); writes docs/coverage.md
 	OMP_NUM_THREADS=1 $(BIN)/python tools/coverage.py run
 	$(BIN)/python tools/coverage.py write
+
+fuzz: $(STAMP) ## random small networks, right or refused; SECONDS=3600 SEED=1 (goes on where it was stopped)
+	OMP_NUM_THREADS=1 $(BIN)/python tools/fuzz.py run --seconds $(SECONDS) --seed $(SEED)
 
 lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check .
