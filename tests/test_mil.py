@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from edge_lab.export.coreml_graph import core_ml_graph
 from edge_lab.measure.mil import load_mil
 from edge_lab.measure.mil_table import OPERATORS, known_operators
 
@@ -190,7 +191,7 @@ def test_layer_equals_pytorch_through_a_saved_package(name: str, tmp_path: Path)
             nn.init.normal_(part.running_mean)
             nn.init.uniform_(part.running_var, 0.5, 2)
     x = torch.randn(1, 4, 14, 14)
-    program = torch.export.export(module, (x,)).run_decompositions({})
+    program = core_ml_graph(torch.export.export(module, (x,)))
     saved = ct.convert(
         program,
         inputs=[ct.TensorType(name="x", shape=x.shape)],

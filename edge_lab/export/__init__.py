@@ -192,7 +192,7 @@ def _write(model: Model, goal: Target, inputs: Inputs, key: str, folder: Path, a
             "its weights or its preprocessing are broken.",
             "check the checkpoint, and that preprocess matches the one used in training.",
         )
-    module, outputs = flatten(model.module, arrays[0])
+    module, outputs = flatten(model.module, arrays[0], (model.spec.input.name,))
     try:
         job = Job(module, model.spec, outputs, goal, arrays[0], inputs.calibration, inputs.source, folder)
         program = exporter_of(goal)(job)

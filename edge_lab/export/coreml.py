@@ -14,7 +14,7 @@ from edge_lab.compress.layers import Layer, LayerReport
 from edge_lab.compress.quantize import quantize
 from edge_lab.compress.quantized import has_dynamic_ranges, has_quantized_graph
 from edge_lab.errors import ExportError
-from edge_lab.export.expand import drop_aliases
+from edge_lab.export.coreml_graph import core_ml_graph
 from edge_lab.export.exported import exported_program
 from edge_lab.export.made_with import version_of
 from edge_lab.export.target import Job, Precision, Program, exporter
@@ -41,7 +41,7 @@ def export_coreml(job: Job) -> Program:
         module = quantize(module, job.example, job.calibration, recipe)
     _refuse_dynamic(module)
     with quiet():
-        model = convert(job, exported_program(job, module).run_decompositions({}))
+        model = convert(job, core_ml_graph(exported_program(job, module)))
         shrink = _shrinker(precision)
         model = shrink(model) if shrink is not None else model
         report = None if precision in ("fp16", "fp32") else weights_of(model)
@@ -63,7 +63,7 @@ def convert(job: Job, program: torch.export.ExportedProgram) -> Any:
 
     precision = job.target.precision
     return ct.convert(
-        drop_aliases(program),
+        program,
         convert_to="mlprogram",
         inputs=[ct.TensorType(name=job.spec.input.name, shape=job.example.shape, dtype=np.float32)],
         outputs=[ct.TensorType(name=out.name, dtype=np.float32) for out in job.outputs],

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from edge_lab.errors import InputError
+from edge_lab.export.coreml_graph import core_ml_graph
 from edge_lab.export.diagnose import diagnose
 from edge_lab.quiet import quiet
 
@@ -120,7 +121,7 @@ def _convert(model: Model, interface: AppInterface) -> Any:
     with torch.no_grad():
         for shape in shapes:
             module(torch.zeros(shape))  # a network with a size built in fails here, with its own words
-    program = torch.export.export(module, example, dynamic_shapes=dynamic).run_decompositions({})
+    program = core_ml_graph(torch.export.export(module, example, dynamic_shapes=dynamic))
     converted = ct.convert(
         program,
         convert_to="mlprogram",

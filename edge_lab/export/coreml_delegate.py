@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from edge_lab.bundle import Runtime
+from edge_lab.export.coreml_graph import core_ml_graph
 from edge_lab.export.executorch import delegated
 from edge_lab.export.exported import exported_program
 from edge_lab.export.made_with import version_of
@@ -29,7 +30,7 @@ def export_coreml_delegate(job: Job) -> Program:
             minimum_deployment_target=ct.target.iOS16,
         )
         partitioner = CoreMLPartitioner(compile_specs=how)
-        edge = to_edge_transform_and_lower(exported_program(job), partitioner=[partitioner])
+        edge = to_edge_transform_and_lower(core_ml_graph(exported_program(job)), partitioner=[partitioner])
         share, left = delegated(edge.exported_program().graph_module)
         buffer = edge.to_executorch().buffer
     (job.folder / "model.pte").write_bytes(buffer)

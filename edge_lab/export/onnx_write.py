@@ -88,7 +88,7 @@ def write_onnx(model: Model, path: Path | str, *, opset: int | None = None, dyna
         )
     what = f"{path.name} with free {', '.join(dynamic)}" if dynamic else path.name
     example = np.zeros(shape, model.spec.input.dtype)
-    module, outputs = flatten(model.module, example)
+    module, outputs = flatten(model.module, example, (model.spec.input.name,))
     if "batch" in dynamic:  # the exporter takes a size of 1 for a constant
         example = np.repeat(example, 2, 0)
     # From 2 pictures, and from a side of 16: below, sizes after several strides shrink to 1, which is another graph.

@@ -150,7 +150,7 @@ def _conv(p: Inputs) -> Tensor:
     n = weight.ndim - 2
     stride, dilation = plain(p.get("strides", [1] * n)), plain(p.get("dilations", [1] * n))
     kernel = [d * (k - 1) + 1 for k, d in zip(weight.shape[2:], dilation, strict=True)]
-    x = F.pad(x, _padding(p, x, kernel, stride))
+    x = F.pad(x, padding(p, x, kernel, stride))
     function = (F.conv1d, F.conv2d, F.conv3d)[n - 1]
     return function(x, weight, p.get("bias"), stride, 0, dilation, int(p.get("groups", 1)))
 
@@ -185,7 +185,7 @@ def _extend(out: Tensor, axis: int, amount: int, bias: Tensor | None) -> Tensor:
     return torch.cat([out, fill], axis)
 
 
-def _padding(p: Inputs, x: Tensor, kernel: list[int], stride: list[int]) -> list[int]:
+def padding(p: Inputs, x: Tensor, kernel: list[int], stride: list[int]) -> list[int]:
     """PyTorch's pad amounts (last axis first) for a MIL pad_type."""
     kind, n = p.get("pad_type", "valid"), len(kernel)
     if kind == "valid":
@@ -201,43 +201,6 @@ def _padding(p: Inputs, x: Tensor, kernel: list[int], stride: list[int]) -> list
     else:
         raise NotImplementedError(f"pad_type {kind}")
     return [amount for pair in reversed(pairs) for amount in pair]
-
-
-@operator("max_pool")
-def _max_pool(p: Inputs) -> Tensor:
-    return _pool(p, -math.inf)
-
-
-@operator("avg_pool")
-def _avg_pool(p: Inputs) -> Tensor:
-    return _pool(p, 0.0)
-
-
-def _pool(p: Inputs, fill: float) -> Tensor:
-    """Pad by hand, then pool: ceil_mode adds what the last window lacks on the right."""
-    x, kernel = p["x"], plain(p["kernel_sizes"])
-    n = len(kernel)
-    stride = plain(p.get("strides", kernel))
-    amounts = _padding(p, x, kernel, stride)
-    extra = [0] * (2 * n)
-    if p.get("ceil_mode"):
-        for axis in range(n):
-            last = 2 * (n - 1 - axis)
-            size = x.shape[-n + axis] + amounts[last] + amounts[last + 1]
-            windows = math.ceil((size - kernel[axis]) / stride[axis]) + 1
-            if (windows - 1) * stride[axis] >= size - amounts[last + 1]:
-                windows -= 1  # a window must begin inside the image or its left padding
-            extra[last + 1] = max(0, (windows - 1) * stride[axis] + kernel[axis] - size)
-    padded = F.pad(F.pad(x, amounts, value=fill), extra, value=fill)
-    if fill:
-        return (F.max_pool1d, F.max_pool2d, F.max_pool3d)[n - 1](padded, kernel, stride)
-    mean: Tensor = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[n - 1](padded, kernel, stride)  # type: ignore[operator]
-    counted = (
-        torch.ones_like(x) if p.get("exclude_padding_from_average") else F.pad(torch.ones_like(x), amounts, value=1.0)
-    )
-    rest = [a + e for a, e in zip(amounts, extra, strict=True)] if p.get("exclude_padding_from_average") else extra
-    share: Tensor = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[n - 1](F.pad(counted, rest), kernel, stride)  # type: ignore[operator]
-    return mean / share
 
 
 @operator("batch_norm")

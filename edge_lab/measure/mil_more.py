@@ -6,7 +6,6 @@ Import this file lazily: it needs torch.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -112,25 +111,3 @@ def _argsort(p: Inputs) -> Tensor:
 @operator("reduce_argmin")
 def _argmin(p: Inputs) -> Tensor:
     return torch.argmin(p["x"], int(p["axis"]), keepdim=bool(p.get("keep_dims", False))).to(torch.int32)
-
-
-@operator("lstm")
-def _lstm(p: Inputs) -> tuple[Tensor, ...]:
-    """Gates in MIL's order: input, forget, output, cell; x is (steps, batch, features)."""
-    if p.get("peephole") is not None or p.get("clip") is not None or p.get("direction", "forward") != "forward":
-        raise NotImplementedError("an LSTM with peepholes or clipping, or in another direction")
-    settings = [p.get(name, usual) for name, usual in _LSTM_ACTIVATIONS.items()]
-    if settings != list(_LSTM_ACTIVATIONS.values()):
-        raise NotImplementedError(f"an LSTM with activations {settings}")
-    h, c, rows = p["initial_h"], p["initial_c"], []
-    for x in p["x"]:
-        gates = F.linear(x, p["weight_ih"], p.get("bias")) + F.linear(h, p["weight_hh"])
-        i, f, o, g = gates.chunk(4, -1)
-        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
-        h = torch.sigmoid(o) * torch.tanh(c)
-        rows.append(h)
-    out: Any = torch.stack(rows) if p.get("output_sequence") else h[None]
-    return out, h, c
-
-
-_LSTM_ACTIVATIONS = {"recurrent_activation": "sigmoid", "cell_activation": "tanh", "activation": "tanh"}

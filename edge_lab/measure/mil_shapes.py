@@ -5,7 +5,6 @@ Import this file lazily: it needs torch.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -119,22 +118,6 @@ def _pad(p: Inputs) -> Tensor:
     return F.pad(p["x"], amounts, mode={"reflect": "reflect", "replicate": "replicate"}[mode])
 
 
-@operator("gather")
-def _gather(p: Inputs) -> Tensor:
-    x, axis, index = torch.as_tensor(p["x"]), int(p.get("axis", 0)), torch.as_tensor(p["indices"]).long()
-    axis %= x.ndim
-    index = torch.where(index < 0, index + x.shape[axis], index)
-    taken = x.index_select(axis, index.flatten())
-    return taken.reshape(*x.shape[:axis], *index.shape, *x.shape[axis + 1 :])
-
-
-@operator("gather_along_axis")
-def _gather_along_axis(p: Inputs) -> Tensor:
-    index = torch.as_tensor(p["indices"]).long()
-    axis = int(p.get("axis", 0))
-    return torch.gather(p["x"], axis, torch.where(index < 0, index + p["x"].shape[axis], index))
-
-
 @operator("fill")
 def _fill(p: Inputs) -> Tensor:
     return torch.full(plain(p["shape"]), p.get("value", 0.0))
@@ -156,35 +139,6 @@ def _space_to_depth(p: Inputs) -> Tensor:
 @operator("pixel_shuffle")
 def _pixel_shuffle(p: Inputs) -> Tensor:
     return F.pixel_shuffle(p["x"], int(p["upscale_factor"]))
-
-
-@operator("upsample_nearest_neighbor")
-def _upsample_nearest(p: Inputs) -> Tensor:
-    factors = (float(p.get("scale_factor_height", 1)), float(p.get("scale_factor_width", 1)))
-    return F.interpolate(p["x"], scale_factor=factors, mode="nearest")
-
-
-@operator("upsample_bilinear")
-def _upsample_bilinear(p: Inputs) -> Tensor:
-    x = p["x"]
-    factors = (float(p.get("scale_factor_height", 1)), float(p.get("scale_factor_width", 1)))
-    size = [math.floor(s * f + 1e-6) for s, f in zip(x.shape[-2:], factors, strict=True)]
-    aligned = bool(p.get("align_corners", True))
-    return F.interpolate(x, size=size, mode="bilinear", align_corners=aligned)
-
-
-@operator("resize_bilinear")
-def _resize_bilinear(p: Inputs) -> Tensor:
-    mode = p.get("sampling_mode", "DEFAULT")
-    if mode not in ("ALIGN_CORNERS", "STRICT_ALIGN_CORNERS", "UNALIGN_CORNERS"):
-        raise NotImplementedError(f"resize_bilinear with sampling_mode {mode}")
-    size = [int(p["target_size_height"]), int(p["target_size_width"])]
-    return F.interpolate(p["x"], size=size, mode="bilinear", align_corners=mode != "UNALIGN_CORNERS")
-
-
-@operator("resize_nearest_neighbor")
-def _resize_nearest(p: Inputs) -> Tensor:
-    return F.interpolate(p["x"], size=[int(p["target_size_height"]), int(p["target_size_width"])], mode="nearest")
 
 
 # Reductions
@@ -226,6 +180,7 @@ def _argmax(p: Inputs) -> Tensor:
 
 @operator("cumsum")
 def _cumsum(p: Inputs) -> Tensor:
-    if p.get("exclusive") or p.get("reverse"):
-        raise NotImplementedError("cumsum, exclusive or reverse")
-    return torch.cumsum(p["x"], int(p["axis"]))
+    x, axis = p["x"], int(p.get("axis", 0))
+    x = x.flip(axis) if p.get("reverse") else x
+    out = torch.cumsum(x, axis) - (x if p.get("exclusive") else 0)
+    return out.flip(axis) if p.get("reverse") else out

@@ -25,7 +25,15 @@ def operator(*names: str) -> Callable[[Operator], Operator]:
 
 def known_operators() -> tuple[str, ...]:
     """Names of all operators in the table, sorted."""
-    from edge_lab.measure import mil_layers, mil_more, mil_shapes  # noqa: F401  # importing them fills the table
+    from edge_lab.measure import (  # noqa: F401  # importing them fills the table
+        mil_gather,
+        mil_layers,
+        mil_more,
+        mil_pool,
+        mil_recurrent,
+        mil_resize,
+        mil_shapes,
+    )
 
     return tuple(sorted(OPERATORS))
 

@@ -1,0 +1,72 @@
+"""A captured graph as coremltools 9 reads it right: what it translates wrongly or not at all, written otherwise."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from edge_lab.export.expand import drop_aliases
+
+if TYPE_CHECKING:
+    import torch
+
+
+def core_ml_graph(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """The same function without in-place operators, in operators that have one meaning in PyTorch and in Core ML.
+
+    Operators that coremltools does not know are taken apart by PyTorch's own rules, as far as there are any.
+    """
+    from edge_lab.export.coreml_math import math_rules
+    from edge_lab.export.coreml_rules import rules
+
+    own = rules() | math_rules()
+    program = program.run_decompositions(own)
+    for _ in range(_ROUNDS):
+        table = _rules_for_unknown(program, own)
+        if not table:
+            break
+        program = program.run_decompositions(own | table)
+    return keep_inputs_apart(drop_aliases(program))
+
+
+_ROUNDS = 4  # what an operator is made of may need taking apart, too
+
+
+def _rules_for_unknown(program: torch.export.ExportedProgram, own: dict[Any, Any]) -> dict[Any, Any]:
+    import torch
+    from coremltools.converters.mil.frontend.torch.torch_op_registry import _TORCH_OPS_REGISTRY as KNOWN
+
+    usual: Any = torch.export.default_decompositions()
+    used = {node.target for node in program.graph.nodes if isinstance(node.target, torch._ops.OpOverload)}
+    unknown = [operator for operator in used if KNOWN.get_func(operator.__name__) is None]
+    return {operator: usual[operator] for operator in unknown if operator in usual and operator not in own}
+
+
+def keep_inputs_apart(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """Write an output that is the input as input * 1. In place.
+
+    An output of a Core ML program has a name of its own; coremltools takes a copy for nothing and then fails on it.
+    """
+    import torch
+
+    aten, graph = torch.ops.aten, program.graph_module.graph
+    same = (aten.alias.default, aten.clone.default, aten.detach.default)
+    inputs = set(program.graph_signature.user_inputs)
+    (last,) = (node for node in graph.nodes if node.op == "output")
+
+    def source(node: Any) -> Any:
+        while node.op == "call_function" and node.target in same:
+            node = node.args[0]
+        return node
+
+    for spec, node in zip(program.graph_signature.output_specs, last.args[0], strict=True):
+        origin = source(node)
+        if origin.name not in inputs:
+            continue
+        with graph.inserting_before(last):
+            copy = graph.call_function(aten.mul.Scalar, (origin, 1))
+        copy.meta = dict(origin.meta)
+        last.replace_input_with(node, copy)
+        spec.arg.name = copy.name
+    graph.eliminate_dead_code()
+    program.graph_module.recompile()
+    return program
