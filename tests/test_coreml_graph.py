@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from edge_lab.export.coreml_graph import core_ml_graph
 from edge_lab.measure.mil import MilProgram, load_mil
-from edge_lab.train.scoring import sqnr_db
+from edge_lab.numbers import sqnr_db
 
 Function = Callable[[Tensor], Tensor]
 
@@ -103,3 +103,40 @@ def test_ceil_mode_means_what_devices_do(tmp_path: Path) -> None:
     assert raw[0, 0].tolist() == [[4, 7, 4.75], [25, 28, 15.25], [21.25, 22.75, 12]]
     (right,) = _converted(core_ml_graph(program), (1, 1, 7, 7), tmp_path).run(x=x.numpy())
     assert right[0, 0].tolist() == module(x)[0, 0].tolist() == [[4, 7, 9.5], [25, 28, 30.5], [42.5, 45.5, 48]]
+
+
+FUNCTIONS: dict[str, Function] = {
+    "trunc": torch.trunc,
+    "fmod": lambda x: torch.fmod(5 * x, 2 * x.flip(-1) + 5),
+    "erfc": torch.erfc,
+    "asinh": torch.asinh,
+    "acosh": lambda x: torch.acosh(x.abs() + 1.1),
+    "hypot": lambda x: torch.hypot(x, x.flip(-1)),
+    "copysign": lambda x: torch.copysign(x, x.flip(-1)),
+    "largest": lambda x: torch.fmax(x, x.flip(-1)),
+    "logsigmoid": F.logsigmoid,
+    "hardshrink": F.hardshrink,
+    "celu": F.celu,
+    "logit": lambda x: torch.logit(torch.sigmoid(x)),
+    "logaddexp": lambda x: torch.logaddexp(x, x.flip(-1)),
+    "where, numbers": lambda x: torch.where(x > 0, x, 0),
+    "and, or, xor": lambda x: (((x > 0) & (x < 1)) | ((x > 0) ^ (x > 0.5))).float(),
+    "any of floats": lambda x: torch.where(x.abs() > 1.5, x, torch.zeros_like(x)).any(1).float(),
+    "argmax of all": lambda x: x.argmax().float().reshape(1),
+}
+
+
+def test_functions_that_coremltools_lacks_or_translates_wrongly(tmp_path: Path) -> None:
+    _compare(FUNCTIONS, torch.randn(1, 4, 7, 5, generator=torch.manual_seed(0)), tmp_path)
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_recurrent_layers_are_taken_apart_step_by_step(kind: type[nn.RNNBase], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = kind(6, 4, num_layers=2, batch_first=True, bidirectional=True).eval()
+    module = _All({"sequence": lambda x: net(x)[0]})
+    module.net = net
+    x = torch.randn(1, 5, 6)
+    program = core_ml_graph(torch.export.export(module, (x,), strict=False))
+    (found,) = _converted(program, (1, 5, 6), tmp_path).run(x=x.numpy())
+    np.testing.assert_allclose(found, net(x)[0].detach(), atol=1e-5)
