@@ -136,6 +136,7 @@ def test_recurrent_layers_are_taken_apart_step_by_step(kind: type[nn.RNNBase], t
     net = kind(6, 4, num_layers=2, batch_first=True, bidirectional=True).eval()
     module = _All({"sequence": lambda x: net(x)[0]})
     module.net = net
+    module.net = net
     x = torch.randn(1, 5, 6)
     program = core_ml_graph(torch.export.export(module, (x,), strict=False))
     (found,) = _converted(program, (1, 5, 6), tmp_path).run(x=x.numpy())
