@@ -66,8 +66,9 @@ def _converted(
     import torch
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
-    graph = torch.export.export(module, (torch.from_numpy(example),), strict=False).module(check_guards=False)
-    prepared = prepare_pt2e(graph, _quantizer(config))
+    from edge_lab.compress.fold import captured
+
+    prepared = prepare_pt2e(captured(module, example), _quantizer(config))
     with torch.no_grad():
         for x in calibration:
             prepared(torch.from_numpy(x.copy()))

@@ -10,6 +10,7 @@ from edge_lab.compress.layers import quantized_layers
 from edge_lab.compress.quantize import quantize
 from edge_lab.compress.quantized import has_quantized_graph
 from edge_lab.export.expand import expand_hardsigmoid, flatten_softmax
+from edge_lab.export.exported import settled_program
 from edge_lab.export.made_with import version_of
 from edge_lab.export.ready import ready
 from edge_lab.export.target import Job, Program, exporter
@@ -31,19 +32,15 @@ def export_xnnpack(job: Job) -> Program:
     Dynamic int8 takes Linear layers only: ExecuTorch 1.5 has no dynamic recurrent cell, and a mobile network with
     dynamic convolutions can be lowered but not run.
     """
-    import torch
-
     module, report = ready(job, _DYNAMIC.get(job.target.precision))
     if job.target.precision == "int8" and not has_quantized_graph(module):
         module = quantize(module, job.example, job.calibration, job.target.quantize)
         report = quantized_layers(module)
     with quiet():
-        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
 
-        program = torch.export.export(module, (torch.from_numpy(job.example),), strict=False)
-        program = flatten_softmax(expand_hardsigmoid(program))
-        edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+        program = flatten_softmax(expand_hardsigmoid(settled_program(job, module)))
+        edge = to_edge_transform_and_lower(program, partitioner=[_partitioner()])
         share, left = delegated(edge.exported_program().graph_module)
         buffer = edge.to_executorch().buffer
     (job.folder / "model.pte").write_bytes(buffer)
@@ -58,19 +55,38 @@ def export_portable(job: Job) -> Program:
     What a program falls back to, silently, where a delegate takes nothing: kernels written to be correct and small, not
     fast. Good for checking a delegate, and for a target that has none.
     """
-    import torch
-
     module, _ = ready(job)
     with quiet():
         from executorch.exir import to_edge_transform_and_lower
 
-        program = torch.export.export(module, (torch.from_numpy(job.example),), strict=False)
-        edge = to_edge_transform_and_lower(program)
+        edge = to_edge_transform_and_lower(settled_program(job, module))
         share, left = delegated(edge.exported_program().graph_module)
         buffer = edge.to_executorch().buffer
     (job.folder / "model.pte").write_bytes(buffer)
     version = version_of("executorch")
     return Program("model.pte", Runtime("pte", "portable", "executorch", version, version, share, left))
+
+
+def _partitioner() -> Any:
+    """XNNPACK's partitioner, less what ExecuTorch 1.5 takes in and computes wrongly or stumbles over."""
+    from executorch.backends.xnnpack.partition import config
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+
+    class Upsample(config.UpsampleBilinear2dConfig):  # type: ignore[misc]
+        def check_constraints(self, node: Any, ep: Any) -> bool:
+            """XNNPACK samples at size / new size. PyTorch does at 1 / factor, if a factor was given and no corners."""
+            factors = node.args[3] if len(node.args) > 3 and not node.args[2] else None
+            sizes = zip(node.args[0].meta["val"].shape[2:], node.meta["val"].shape[2:], factors or (), strict=False)
+            same = all(abs(new - old * factor) < 1e-6 * new for old, new, factor in sizes)
+            return same and super().check_constraints(node, ep)  # type: ignore[no-any-return]
+
+    class PReLU(config.PreluConfig):  # type: ignore[misc]
+        def check_constraints(self, node: Any, ep: Any) -> bool:
+            """XNNPACK's has one slope per channel of a map."""
+            return node.args[0].meta["val"].ndim == 4 and super().check_constraints(node, ep)  # type: ignore[no-any-return]
+
+    own = {config.UpsampleBilinear2dConfig: Upsample, config.PreluConfig: PReLU}
+    return XnnpackPartitioner(configs=[own.get(each, each) for each in config.ALL_PARTITIONER_CONFIGS])
 
 
 def delegated(lowered: Any) -> tuple[float, tuple[str, ...]]:

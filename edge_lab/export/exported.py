@@ -23,6 +23,22 @@ def exported_program(job: Job, module: torch.nn.Module | None = None) -> torch.e
     return torch.export.export(module, (torch.from_numpy(job.example),), strict=False)
 
 
+def settled_program(job: Job, module: torch.nn.Module | None = None) -> torch.export.ExportedProgram:
+    """Capture a module for ExecuTorch: no batch norm, no channels_last, no tensor that two kinds of layer share.
+
+    Raises:
+        ExportError: so written, it computes something else.
+    """
+    import torch
+
+    from edge_lab.compress.fold import captured, separate
+
+    module = job.module if module is None else module
+    graph = captured(module, job.example)
+    separate(graph)
+    return torch.export.export(graph, (torch.from_numpy(job.example),), strict=False)
+
+
 @exporter(
     "pt2",
     "pt2",

@@ -1,0 +1,230 @@
+"""Batch norms, shared weights, memory formats, PReLU and resizing: the programs compute what PyTorch does.
+
+Public reports: pytorch/ao#2795, pytorch/executorch#20601, #16464, #17559 and #21541, google-ai-edge/litert-torch#162,
+Tencent/ncnn#6836.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import edge_lab
+from edge_lab import from_module
+from edge_lab.compress.fold import captured, separate
+from edge_lab.errors import ExportError
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+Norm = nn.BatchNorm2d
+MAP, ROW, LINE, VOLUME = (1, 3, 24, 24), (1, 12), (1, 6, 30), (1, 2, 6, 8, 8)
+
+
+class Net(nn.Module):
+    """Layers by name, and what forward does with them."""
+
+    def __init__(self, compute: Callable[[Any, Tensor], Any], **layers: nn.Module) -> None:
+        super().__init__()
+        self.compute = compute
+        for name, layer in layers.items():
+            self.add_module(name, layer)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.compute(self, x)
+
+
+def _conv(inputs: int = 3, outputs: int = 8, **options: Any) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, padding=1, **options)
+
+
+def _twice(bias: bool) -> nn.Module:
+    """One convolution and its norm, used twice."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        x = m.stem(x).relu()
+        return m.end(m.n(m.c(m.n(m.c(x)).relu())).relu().mean((2, 3)))  # type: ignore[no-any-return]
+
+    return Net(forward, stem=_conv(), c=_conv(8, bias=bias), n=Norm(8), end=nn.Linear(8, 5))
+
+
+def _levels(bias: bool) -> nn.Module:
+    """One convolution with a norm for each level of a pyramid."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        a = m.stem(x).relu()
+        b = functional.max_pool2d(a, 2, 2)
+        heads = [n(m.c(v)).relu().mean((2, 3)) for n, v in ((m.n, a), (m.m, b))]
+        return m.end(torch.cat(heads, 1))  # type: ignore[no-any-return]
+
+    return Net(forward, stem=_conv(), c=_conv(8, bias=bias), n=Norm(8), m=Norm(8), end=nn.Linear(16, 5))
+
+
+def _shortcut() -> nn.Module:
+    """Convolutions that feed a norm and the sum around it (pre-activation)."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        x = m.stem(x)
+        x = x + m.b(m.n2(m.a(m.n1(x).relu())).relu())
+        return m.end(m.n3(x).relu().mean((2, 3)))  # type: ignore[no-any-return]
+
+    layers = {"a": _conv(8, bias=False), "b": _conv(8), "n1": Norm(8), "n2": Norm(8), "n3": Norm(8)}
+    return Net(forward, stem=_conv(bias=False), end=nn.Linear(8, 5), **layers)
+
+
+def _without_weights(second: int) -> nn.Module:
+    """Two norms with statistics only."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        return m.end(m.n2(m.b(m.n1(m.a(x)).relu())).relu().mean((2, 3)))  # type: ignore[no-any-return]
+
+    norms = {"n1": Norm(8, affine=False), "n2": Norm(second, affine=False)}
+    return Net(forward, a=_conv(), b=_conv(8, second), end=nn.Linear(second, 5), **norms)
+
+
+def _rows() -> nn.Module:
+    """One linear layer, two norms; and a norm that comes first."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        x = m.first(x)
+        return m.end(torch.cat([m.n(m.a(x)), m.m(m.a(-x))], 1))  # type: ignore[no-any-return]
+
+    norms = {name: nn.BatchNorm1d(12) for name in ("first", "n", "m")}
+    return Net(forward, a=nn.Linear(12, 12), end=nn.Linear(24, 5), **norms)
+
+
+def _names() -> nn.Module:
+    """Two blocks whose names are one after '.' became '_'."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        return m.end(torch.cat([m.a.b(x), m.a_b(x)], 1))  # type: ignore[no-any-return]
+
+    blocks = [nn.Sequential(_conv(), Norm(8), nn.ReLU(), _conv(8), Norm(8)) for _ in range(2)]
+    return Net(forward, a=nn.ModuleDict({"b": blocks[0]}), a_b=blocks[1], end=nn.Conv2d(16, 4, 1))
+
+
+def _one_norm_everywhere() -> nn.Module:
+    def forward(m: Any, x: Tensor) -> Any:
+        y = m.a(x)
+        return y, m.end(torch.cat([m.n(y), m.n(m.b(x)).relu(), m.n(m.b(x).relu())], 1))
+
+    return Net(forward, a=_conv(), b=_conv(bias=False), n=Norm(8), end=nn.Conv2d(24, 4, 1))
+
+
+def _line(*, transposed: bool = False) -> nn.Module:
+    last = nn.ConvTranspose1d(8, 6, 2, 2) if transposed else nn.Conv1d(8, 6, 1)
+    return nn.Sequential(nn.Conv1d(6, 8, 3), nn.BatchNorm1d(8), nn.ReLU(), nn.BatchNorm1d(8), last, nn.BatchNorm1d(6))
+
+
+def _same_line_twice() -> nn.Module:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        return m.end(m.m(m.a(m.n(m.a(x)).relu())))  # type: ignore[no-any-return]
+
+    norms = {name: nn.BatchNorm1d(6) for name in ("n", "m")}
+    return Net(forward, a=nn.Conv1d(6, 6, 3, padding=1), end=nn.Conv1d(6, 4, 1), **norms)
+
+
+def _upwards() -> nn.Module:
+    up = [
+        nn.ConvTranspose2d(8, 12, 2, 2, groups=4),
+        Norm(12),
+        nn.ReLU(),
+        nn.ConvTranspose2d(12, 6, 3, 2, 1, bias=False),
+    ]
+    return nn.Sequential(_conv(), nn.ReLU6(), Norm(8), Norm(8), *up, Norm(6))
+
+
+def _volume() -> nn.Module:
+    return nn.Sequential(nn.Conv3d(2, 6, 3), nn.BatchNorm3d(6), nn.ReLU(), nn.BatchNorm3d(6), nn.Conv3d(6, 4, 1))
+
+
+NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "twice": (lambda: _twice(False), MAP),
+    "twice, bias": (lambda: _twice(True), MAP),
+    "levels": (lambda: _levels(False), MAP),
+    "levels, bias": (lambda: _levels(True), MAP),
+    "shortcut": (_shortcut, MAP),
+    "statistics only": (lambda: _without_weights(8), MAP),
+    "statistics only, two widths": (lambda: _without_weights(12), MAP),
+    "names": (_names, MAP),
+    "one norm": (_one_norm_everywhere, MAP),
+    "upwards": (_upwards, MAP),
+    "rows": (_rows, ROW),
+    "line": (_line, LINE),
+    "line, transposed": (lambda: _line(transposed=True), LINE),
+    "line, twice": (_same_line_twice, LINE),
+    "volume": (_volume, VOLUME),
+}
+
+
+def _seeded(make: Callable[[], nn.Module]) -> nn.Module:
+    """With statistics and weights that matter."""
+    torch.manual_seed(0)
+    net = make().eval()
+    for layer in net.modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            assert layer.running_mean is not None
+            assert layer.running_var is not None
+            layer.running_mean.normal_(0, 0.5)
+            layer.running_var.uniform_(0.2, 2)
+            if layer.affine:
+                nn.init.uniform_(layer.weight, 0.5, 1.5)
+                nn.init.normal_(layer.bias, 0.3, 0.5)
+        if isinstance(layer, nn.PReLU):
+            nn.init.uniform_(layer.weight, -0.3, 0.7)
+    return net
+
+
+def _sqnr(make: Callable[[], nn.Module], shape: tuple[int, ...], target: str, folder: Path) -> float:
+    """Of a bundle's program against eager, dB."""
+    data = np.random.default_rng(1).standard_normal((12, *shape)).astype(np.float32)
+    model = from_module(_seeded(make), shape, name="net")
+    bundle = edge_lab.to(model, target, calibration=list(data[:7]), golden=list(data[7:]), out=folder)
+    decibels = bundle.metrics["sqnr_db"]
+    assert decibels is not None
+    return decibels
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_a_settled_graph_has_no_norm_left_and_says_the_same(name: str) -> None:
+    make, shape = NETS[name]
+    net, x = _seeded(make), np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    graph = captured(net, x)
+    separate(graph)
+    assert not [node for node in graph.graph.nodes if "norm" in str(node.target)]
+    with torch.no_grad():
+        wanted, found = (torch.utils._pytree.tree_leaves(f(torch.from_numpy(x))) for f in (net, graph))
+    for a, b in zip(wanted, found, strict=True):
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-4)
+    assert all(torch.equal(value, net.state_dict()[key]) for key, value in before.items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["levels", "statistics only, two widths", "names", "rows", "line, twice"])
+def test_xnnpack_in_float(name: str, tmp_path: Path) -> None:
+    make, shape = NETS[name]
+    assert _sqnr(make, shape, "linux-xnnpack-fp32", tmp_path) > 100
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["linux-xnnpack-int8", "linux-onnx-int8", "ios-coreml-int8"])
+@pytest.mark.parametrize("name", ["twice", "levels, bias", "shortcut"])
+def test_int8(name: str, target: str, tmp_path: Path) -> None:
+    make, shape = NETS[name]
+    assert _sqnr(make, shape, target, tmp_path) > 28
+
+
+def test_a_rewritten_graph_that_says_something_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from edge_lab.compress import fold
+
+    net = _seeded(lambda: nn.Sequential(_conv(), Norm(8)))
+    monkeypatch.setattr(fold, "_along_outputs", lambda layer, weight, factor: 1.0)
+    with pytest.raises(ExportError, match="can't be prepared"):
+        captured(net, np.ones(MAP, np.float32))
