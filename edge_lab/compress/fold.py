@@ -42,6 +42,7 @@ def captured(module: torch.nn.Module, example: np.ndarray) -> fx.GraphModule:
     graph: Any = program.module(check_guards=False)
     if settle(graph):
         refuse_changed(module, graph, example, type(module).__name__)
+    _drop_unread(graph)
     return graph  # type: ignore[no-any-return]
 
 
@@ -51,16 +52,19 @@ def settle(graph: fx.GraphModule) -> bool:
     Returns:
         Whether anything changed. Call `refuse_changed` then.
     """
-    before = {str(node.target) for node in _constants(graph)}
     changed = [_store_by_rows(graph), _fold_norms(graph), _own_biases(graph)]
-    if not any(changed):
-        return False
     graph.graph.eliminate_dead_code()
-    for name in before - {str(node.target) for node in _constants(graph)}:
-        parent, _, leaf = name.rpartition(".")
-        delattr(graph.get_submodule(parent), leaf)  # torch.export would store what nothing reads any more
     graph.recompile()
-    return True
+    return any(changed)
+
+
+def _drop_unread(graph: fx.GraphModule) -> None:
+    """Forget stored tensors that no node reads: ExecuTorch would write some of them into the program."""
+    read = tuple(str(node.target) for node in graph.graph.nodes if node.op in ("get_attr", "call_module"))
+    for name, _ in [*graph.named_parameters(remove_duplicate=False), *graph.named_buffers(remove_duplicate=False)]:
+        if not any(name == target or name.startswith(f"{target}.") for target in read):
+            parent, _, leaf = name.rpartition(".")
+            delattr(graph.get_submodule(parent), leaf)
 
 
 def refuse_changed(module: torch.nn.Module, graph: fx.GraphModule, example: np.ndarray, name: str) -> None:

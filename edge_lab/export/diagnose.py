@@ -119,6 +119,16 @@ _PATTERNS = (
         "make the state an input and an output, and let the app carry it from call to call.",
     ),
     Pattern(
+        r"float output size is not supported for the upsample op _?(?P<op>\w+)",
+        "Core ML resizes to a size, and {op} was given a factor that does not lead to a whole one{where}.",
+        "pass size= to F.interpolate, or recompute_scale_factor=True (another answer, a little), and no antialias.",
+    ),
+    Pattern(
+        r"error occurred when running the '(?P<op>\w+)' pass",
+        "an operator is not what the step {op} of ExecuTorch expects, which prepares programs for a delegate{where}.",
+        "use linux-portable-fp32 or an ONNX target, which do without that step.",
+    ),
+    Pattern(
         r"Missing out variants?: \{?(?P<op>[^}\n]*)",
         "ExecuTorch has no kernel for {op}: it writes results into planned memory, so it needs a form with out=.",
         "express it with other torch functions, or register an out variant for your custom operator.",
