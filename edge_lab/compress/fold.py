@@ -32,15 +32,17 @@ _RANKS = {"conv1d": 3, "conv2d": 4, "conv3d": 5, "conv_transpose1d": 3, "conv_tr
 _DEPTHWISE = {3: aten.conv1d.default, 4: aten.conv2d.default}
 
 
-def captured(module: torch.nn.Module, example: np.ndarray) -> fx.GraphModule:
+def captured(module: torch.nn.Module, example: np.ndarray, *, norms: bool = True) -> fx.GraphModule:
     """A module as a graph with static shapes that is settled; it shares what it does not change with the module.
+
+    norms=False: only with all tensors stored row by row.
 
     Raises:
         ExportError: the settled graph computes something else.
     """
     program = torch.export.export(module, (torch.from_numpy(example),), strict=False)
     graph: Any = program.module(check_guards=False)
-    if settle(graph):
+    if settle(graph) if norms else _store_by_rows(graph):
         refuse_changed(module, graph, example, type(module).__name__)
     _drop_unread(graph)
     return graph  # type: ignore[no-any-return]
@@ -246,6 +248,7 @@ def _store_by_rows(graph: fx.GraphModule) -> bool:
         for node in graph.graph.nodes:  # a view that fitted the old strides need not fit the new ones
             if node.target == aten.view.default:
                 node.target = aten.reshape.default
+        graph.recompile()
     return changed
 
 

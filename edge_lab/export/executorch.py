@@ -59,7 +59,7 @@ def export_portable(job: Job) -> Program:
     with quiet():
         from executorch.exir import to_edge_transform_and_lower
 
-        edge = to_edge_transform_and_lower(settled_program(job, module))
+        edge = to_edge_transform_and_lower(settled_program(job, module, delegate=False))
         share, left = delegated(edge.exported_program().graph_module)
         buffer = edge.to_executorch().buffer
     (job.folder / "model.pte").write_bytes(buffer)

@@ -23,8 +23,8 @@ def exported_program(job: Job, module: torch.nn.Module | None = None) -> torch.e
     return torch.export.export(module, (torch.from_numpy(job.example),), strict=False)
 
 
-def settled_program(job: Job, module: torch.nn.Module | None = None) -> torch.export.ExportedProgram:
-    """Capture a module for ExecuTorch: no batch norm, no channels_last, no tensor that two kinds of layer share.
+def settled_program(job: Job, module: torch.nn.Module, *, delegate: bool = True) -> torch.export.ExportedProgram:
+    """Capture a module for ExecuTorch: no channels_last; for a delegate no batch norm and no tensor of several layers.
 
     Raises:
         ExportError: so written, it computes something else.
@@ -33,9 +33,9 @@ def settled_program(job: Job, module: torch.nn.Module | None = None) -> torch.ex
 
     from edge_lab.compress.fold import captured, separate
 
-    module = job.module if module is None else module
-    graph = captured(module, job.example)
-    separate(graph)
+    graph = captured(module, job.example, norms=delegate)
+    if delegate:
+        separate(graph)
     return torch.export.export(graph, (torch.from_numpy(job.example),), strict=False)
 
 
