@@ -18,7 +18,8 @@ from torch.nn import functional
 
 import edge_lab
 from edge_lab import from_module
-from edge_lab.compress.fold import captured, separate
+from edge_lab.compress.capture import captured
+from edge_lab.compress.fold import separate
 from edge_lab.errors import ExportError
 
 pytestmark = pytest.mark.filterwarnings("ignore")

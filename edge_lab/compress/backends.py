@@ -66,7 +66,7 @@ def _converted(
     import torch
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
-    from edge_lab.compress.fold import captured
+    from edge_lab.compress.capture import captured
 
     prepared = prepare_pt2e(captured(module, example), _quantizer(config))
     with torch.no_grad():

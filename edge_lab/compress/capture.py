@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import fx
 
+from edge_lab.compress.fold import settled
 from edge_lab.compress.graph import attribute, call, operator_of
 
 aten = torch.ops.aten
@@ -20,7 +21,7 @@ _WITH_WEIGHTS = ("conv1d", "conv2d", "conv_transpose1d", "conv_transpose2d", "li
 
 
 def captured(module: torch.nn.Module, example: np.ndarray) -> fx.GraphModule:
-    """Capture a module (float32, eval mode) with static shapes; its weights stay as they are.
+    """Capture a module (float32, eval mode) with static shapes and batch norms folded; its weights stay as they are.
 
     What computes a weight (a mask of `torch.nn.utils.prune`, a parametrization such as weight_norm) is computed once,
     and padding="same" or "valid" becomes numbers: quantizers look for stored weights, and know numbers only.
@@ -30,8 +31,7 @@ def captured(module: torch.nn.Module, example: np.ndarray) -> fx.GraphModule:
     _own_tensors(graph)
     _store_weights(graph)
     _pad_by_numbers(graph)
-    graph.graph.eliminate_dead_code()
-    graph.recompile()
+    settled(graph, module, example)
     return graph
 
 

@@ -32,20 +32,21 @@ _RANKS = {"conv1d": 3, "conv2d": 4, "conv3d": 5, "conv_transpose1d": 3, "conv_tr
 _DEPTHWISE = {3: aten.conv1d.default, 4: aten.conv2d.default}
 
 
-def captured(module: torch.nn.Module, example: np.ndarray, *, norms: bool = True) -> fx.GraphModule:
-    """A module as a graph with static shapes that is settled; it shares what it does not change with the module.
+def settled(graph: fx.GraphModule, module: torch.nn.Module, example: np.ndarray, *, norms: bool = True) -> None:
+    """`settle` a captured graph, and forget the tensors that it does not read any more. In place.
 
-    norms=False: only with all tensors stored row by row.
+    Args:
+        graph: of the module, in eval mode.
+        module: what the graph is compared with if it was changed.
+        example: one input.
+        norms: False: only store all tensors row by row.
 
     Raises:
         ExportError: the settled graph computes something else.
     """
-    program = torch.export.export(module, (torch.from_numpy(example),), strict=False)
-    graph: Any = program.module(check_guards=False)
     if settle(graph) if norms else _store_by_rows(graph):
         refuse_changed(module, graph, example, type(module).__name__)
     _drop_unread(graph)
-    return graph  # type: ignore[no-any-return]
 
 
 def settle(graph: fx.GraphModule) -> bool:

@@ -31,9 +31,10 @@ def settled_program(job: Job, module: torch.nn.Module, *, delegate: bool = True)
     """
     import torch
 
-    from edge_lab.compress.fold import captured, separate
+    from edge_lab.compress.fold import separate, settled
 
-    graph = captured(module, job.example, norms=delegate)
+    graph: Any = exported_program(job, module).module(check_guards=False)
+    settled(graph, module, job.example, norms=delegate)
     if delegate:
         separate(graph)
     return torch.export.export(graph, (torch.from_numpy(job.example),), strict=False)
