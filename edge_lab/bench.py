@@ -13,10 +13,10 @@ import numpy as np
 
 from edge_lab.errors import InputError
 from edge_lab.measure.cold import ColdStart, Fresh, Memory, fresh
-from edge_lab.measure.latency import Clock, Latency, Scenario
 from edge_lab.measure.measured import measurement_of
 from edge_lab.measure.readiness import Gate, WhenBusy, fit
 from edge_lab.measure.record import Measurement, Measurements, Quality, now
+from edge_lab.measure.timing import Clock, Latency, Scenario
 
 if TYPE_CHECKING:
     from edge_lab.bundle import Bundle
@@ -70,7 +70,7 @@ def bench(
         EdgeLabError: the machine is busy, and the config says to refuse it.
     """
     from edge_lab.bundle import Bundle
-    from edge_lab.measure.machine import machine, versions
+    from edge_lab.measure.host import machine, versions
     from edge_lab.measure.readiness import gate
 
     config = config or BenchConfig()
@@ -92,8 +92,8 @@ def _warm(
     """The scenarios that run in this process, at one thread count."""
     from contextlib import nullcontext
 
-    from edge_lab.measure.latency import interleaved
     from edge_lab.measure.pin import pinned
+    from edge_lab.measure.timing import interleaved
     from edge_lab.runtime import load
 
     warm = [s for s in config.scenarios if s != "cold_start"]

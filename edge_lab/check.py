@@ -223,7 +223,7 @@ def _measured(
     limit: int | None,
 ) -> tuple[TargetResult, TargetResult | None, int | None]:
     """Time the program (beside the reference, if there is one) and, given images, measure its answers."""
-    from edge_lab.measure.latency import interleaved
+    from edge_lab.measure.timing import interleaved
 
     x = next(iter(bundle.golden_cases()))[1] if bundle.golden else np.zeros(bundle.spec.input.shape, np.float32)
     other = load(against) if against is not None else None
@@ -258,8 +258,8 @@ def _answers(
     """On the given images: Top-1 where labels fit; agreement, and SQNR of the furthest output, with the reference."""
     from edge_lab.flow import image_set
     from edge_lab.measure.accuracy import prepare, score
-    from edge_lab.measure.parity import every_output
-    from edge_lab.measure.parity import parity as closeness
+    from edge_lab.measure.agreement import every_output
+    from edge_lab.measure.agreement import parity as closeness
 
     session, other = sessions["this"], sessions["other"]
     assert session is not None

@@ -196,7 +196,7 @@ def _compiler() -> Check:
 
 
 def _cpu() -> Check:
-    from edge_lab.measure.machine import machine
+    from edge_lab.measure.host import machine
 
     facts = machine()
     flags: set[str] = set()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,13 +12,13 @@ import torch
 
 import edge_lab
 from edge_lab import cli, data, zoo
-from edge_lab.compress import AutoResult, CompressionBudget, StaticInt8, auto, quantize
-from edge_lab.compress.qat import QAT, QATResult
+from edge_lab.compress import AutoResult, CompressionBudget, StaticInt8, auto, qat_training, quantize
+from edge_lab.compress.qat_training import QAT, QATResult
 from edge_lab.compress.quantized import method_of
 from edge_lab.data import ImageSet
 from edge_lab.errors import EdgeLabError, ExportError, InputError
 from edge_lab.measure import parity
-from edge_lab.measure.parity import outputs_of
+from edge_lab.measure.agreement import outputs_of
 from edge_lab.zoo import Model
 
 CHECKPOINT = Path(__file__).parents[1] / "labs" / "checkpoints" / "tinynet-digits.safetensors"
@@ -101,8 +100,7 @@ def test_only_the_size_is_missed_then_nothing_larger_is_tried(digits: ImageSet) 
 
 
 def test_training_is_the_last_resort(digits: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    verbs, seen = sys.modules["edge_lab.compress.qat"], []  # the name of the module leads to the verb by now
-    train = verbs.qat
+    seen, train = [], qat_training.qat
 
     def watched(model: Model, learn: ImageSet, watch: ImageSet, config: QAT, **options: object) -> QATResult:
         seen.append((len(learn), len(watch)))
@@ -111,7 +109,7 @@ def test_training_is_the_last_resort(digits: ImageSet, monkeypatch: pytest.Monke
         assert method_of(result.model.module) == "qat"
         return result
 
-    monkeypatch.setattr(verbs, "qat", watched)
+    monkeypatch.setattr(qat_training, "qat", watched)
     learn = data.load("digits", "train").take(70)
     result = auto(nets.good(), digits.take(16), CompressionBudget(min_sqnr_db=90), train=learn)
     assert seen == [(63, 7)]

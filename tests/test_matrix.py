@@ -11,8 +11,8 @@ import edge_lab
 from edge_lab import data, zoo
 from edge_lab.errors import InputError
 from edge_lab.measure import parity_matrix, prepare, run_or_interpret
+from edge_lab.measure.agreement import Parity
 from edge_lab.measure.matrix import ParityMatrix
-from edge_lab.measure.parity import Parity
 from edge_lab.runtime import Session
 
 CHECKPOINT = Path(__file__).parents[1] / "labs" / "checkpoints" / "tinynet-digits.safetensors"

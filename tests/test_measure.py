@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from edge_lab.measure import (
     prepare,
     ratio,
     score,
+    timing,
 )
 from edge_lab.measure.accuracy import _key
 from edge_lab.spec import ModelSpec, Preprocess, TensorSpec
@@ -64,9 +66,16 @@ def test_warm_up_calls_are_made_and_not_counted() -> None:
     assert (calls, len(result.samples_s), result.warmup) == (10, 7, 3)
 
 
-def test_min_seconds_adds_rounds_and_max_seconds_ends_them() -> None:
-    assert len(latency(lambda: time.sleep(0.002), rounds=1, warmup=0, min_seconds=0.05).samples_s) > 3
-    assert len(latency(lambda: time.sleep(0.02), rounds=1000, warmup=0, max_seconds=0.05).samples_s) < 10
+def test_min_seconds_adds_rounds_and_max_seconds_ends_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    clock = SimpleNamespace(perf_counter=lambda: now[0], process_time=lambda: now[0])
+    monkeypatch.setattr(timing, "time", clock)  # no call takes as long as it says here
+
+    def takes(seconds: float) -> None:
+        now[0] += seconds
+
+    assert len(latency(lambda: takes(1), rounds=2, warmup=0, min_seconds=4.5).samples_s) == 5
+    assert len(latency(lambda: takes(1), rounds=1000, warmup=0, max_seconds=4.5).samples_s) == 5
 
 
 def test_a_batch_is_the_offline_scenario_and_counts_every_input() -> None:

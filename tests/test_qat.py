@@ -17,7 +17,7 @@ from test_train import net, same, stripes
 
 from edge_lab import train, zoo
 from edge_lab.bundle import Quantization
-from edge_lab.compress.qat import QAT, post_training, qat
+from edge_lab.compress.qat_training import QAT, post_training, qat
 from edge_lab.compress.quantized import has_quantized_graph, is_quantized
 from edge_lab.errors import DataError, EdgeLabError, ExportError, InputError
 from edge_lab.spec import Preprocess
@@ -68,8 +68,8 @@ def clamped() -> zoo.Model:
 @pytest.fixture(scope="module")
 def eight_bits() -> object:
     """The graph of `clamped` with fake quantization. torchao needs seconds to make one: tests work on copies."""
-    from edge_lab.compress.qat import _captured
     from edge_lab.compress.qat_graph import prepared
+    from edge_lab.compress.qat_training import _captured
 
     return prepared(_captured(clamped()), QAT(fit=FAST))
 
@@ -99,7 +99,7 @@ import os, signal, sys
 sys.path.insert(0, sys.argv[2])
 from test_qat import SHORT, clamped, stripes
 from edge_lab import train, zoo
-from edge_lab.compress.qat import qat
+from edge_lab.compress.qat_training import qat
 from edge_lab.train import fitting
 import torch
 model = clamped()
@@ -219,8 +219,8 @@ def every_conv() -> zoo.Model:
 
 def test_what_was_trained_is_what_is_converted_at_2_bits_too() -> None:
     """torchao's fused fake quantization trains with another weight scale than convert_pt2e writes."""
-    from edge_lab.compress.qat import _captured
     from edge_lab.compress.qat_graph import Trainee, convert_trainee, prepared
+    from edge_lab.compress.qat_training import _captured
 
     config = QAT(weight_bits=2, fit=FAST)
     x = torch.from_numpy(np.random.default_rng(0).normal(size=(16, 3, 8, 8)).astype(np.float32))
@@ -237,8 +237,8 @@ def test_what_was_trained_is_what_is_converted_at_2_bits_too() -> None:
 
 def test_channels_that_are_rounded_to_zero_do_not_explode() -> None:
     """They have no variance, and batch norm multiplies their gradients by 1 / sqrt(eps)."""
-    from edge_lab.compress.qat import _captured
     from edge_lab.compress.qat_graph import Trainee, prepared
+    from edge_lab.compress.qat_training import _captured
 
     model, config = clamped(), QAT(weight_bits=2, per_channel=False, fit=FAST)
     model.module.norm.eps = 1e-5

@@ -21,7 +21,7 @@ from torch import nn
 import edge_lab
 from edge_lab.audio import Audio
 from edge_lab.bundle import Bundle
-from edge_lab.measure.machine import machine
+from edge_lab.measure.host import machine
 from edge_lab.measure.record import Measurements
 from edge_lab.spec import postprocess, preprocess
 

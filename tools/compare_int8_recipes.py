@@ -17,7 +17,7 @@ from edge_lab.compress import StaticInt8
 from edge_lab.compress.rounding import Nearest
 from edge_lab.export import target, to
 from edge_lab.measure import interleaved, parity, prepare, ratio, score
-from edge_lab.measure.parity import outputs_of
+from edge_lab.measure.agreement import outputs_of
 
 FUSED = StaticInt8(fuse_pad=False, correct_bias=False, float_scores=False, rounding=Nearest())
 RECIPES = {

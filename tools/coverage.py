@@ -33,7 +33,7 @@ from edge_lab import data
 from edge_lab.compress.norm import refresh_norm
 from edge_lab.export.gate import own_precision
 from edge_lab.flow.coverage import COVERAGE_TARGETS, Cell, coverage
-from edge_lab.measure.parity import every_output
+from edge_lab.measure.agreement import every_output
 from edge_lab.zoo import Model
 
 ROOT = Path(__file__).resolve().parent.parent

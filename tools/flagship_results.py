@@ -20,7 +20,7 @@ import make_mobilenet_digits as mobilenet
 from edge_lab import data, measure, zoo
 from edge_lab.data import ImageSet
 from edge_lab.export import to
-from edge_lab.measure.parity import outputs_of
+from edge_lab.measure.agreement import outputs_of
 from edge_lab.runtime import load
 from edge_lab.zoo import Model
 

@@ -30,7 +30,7 @@ from edge_lab.compress.inputs import arrays
 from edge_lab.compress.rounding import Nearest
 from edge_lab.export import target, to
 from edge_lab.measure import parity, prepare, score
-from edge_lab.measure.parity import outputs_of
+from edge_lab.measure.agreement import outputs_of
 
 CHECKPOINTS = Path(__file__).parents[1] / "labs/checkpoints"
 OURS = StaticInt8()

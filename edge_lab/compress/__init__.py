@@ -10,7 +10,7 @@ from edge_lab.compress.layers import Layer, LayerReport, quantized_layers
 from edge_lab.compress.norm import refresh_norm
 from edge_lab.compress.prune import Structured, Unstructured, finetune, prune, sparsity
 from edge_lab.compress.prune_report import LayerChange, PruneReport, prune_report
-from edge_lab.compress.qat import QAT, QATResult, post_training, qat
+from edge_lab.compress.qat_training import QAT, QATResult, post_training, qat
 from edge_lab.compress.quantize import StaticInt8, quantize, quantize_onnx
 from edge_lab.compress.quantized import scheme_of
 from edge_lab.compress.ranges import Histogram, MinMax, MovingAverage, Percentile

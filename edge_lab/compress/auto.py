@@ -266,7 +266,7 @@ def _growth(model: Model, config: StaticInt8) -> float:
 
 
 def _trained(model: Model, train: ImageSet) -> Attempt:
-    from edge_lab.compress.qat import QAT, qat
+    from edge_lab.compress.qat_training import QAT, qat
 
     config = QAT()
 

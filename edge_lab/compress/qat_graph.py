@@ -14,7 +14,7 @@ from edge_lab.compress.quantized import seal
 from edge_lab.errors import EdgeLabError
 
 if TYPE_CHECKING:
-    from edge_lab.compress.qat import QAT
+    from edge_lab.compress.qat_training import QAT
 
 aten = torch.ops.aten
 _DROPOUTS = (aten.dropout.default, aten.dropout_.default, aten.feature_dropout.default, aten.feature_dropout_.default)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from edge_lab.measure.latency import Latency
 from edge_lab.measure.record import Measurement, Measurements
 from edge_lab.measure.result import RunResult, TargetResult
+from edge_lab.measure.timing import Latency
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import Literal
 from edge_lab.decide.candidate import Candidate
 from edge_lab.errors import InputError
 from edge_lab.measure.budget import Budget, Budgets, check
-from edge_lab.measure.latency import ratio
 from edge_lab.measure.result import TargetResult, Verdict
+from edge_lab.measure.timing import ratio
 
 Objective = Literal["latency", "size"]
 Accuracy = Callable[[Candidate], "float | None"]

@@ -31,7 +31,7 @@ _OWN = (
     "export/**/*.py",
     "compress/*.py",
     "measure/mil*.py",
-    "measure/parity.py",
+    "measure/agreement.py",
     "audio.py",
     "bundle.py",
     "c_library.py",

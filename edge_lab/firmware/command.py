@@ -100,9 +100,9 @@ def _answers(kind: str, answers: tuple[Answer, ...]) -> list[str]:
 
 def measurements(bundle: Bundle, found: Run, date: str, command: str = "") -> Measurements:
     """The costs in the form of every measurement file, scenario `emulated`."""
-    from edge_lab.measure.latency import Latency
-    from edge_lab.measure.machine import versions
+    from edge_lab.measure.host import versions
     from edge_lab.measure.readiness import Gate
+    from edge_lab.measure.timing import Latency
 
     each = found.seconds / len(found.answers)
     item = Measurement(

@@ -282,7 +282,7 @@ def _told(step: Done[Answer]) -> str:
 
 
 def _timings(model: Model, pictures: Pictures, answers: dict[str, Answer]) -> dict[str, Any]:
-    from edge_lab.measure.latency import interleaved
+    from edge_lab.measure.timing import interleaved
     from edge_lab.runtime import eager, load
 
     x = pictures.x[: model.spec.input.shape[0]]
@@ -304,6 +304,6 @@ def _record(table: Sequence[Any]) -> None:
 
 
 def _facts() -> tuple[dict[str, str], dict[str, str]]:
-    from edge_lab.measure.machine import machine, versions
+    from edge_lab.measure.host import machine, versions
 
     return machine(), versions()

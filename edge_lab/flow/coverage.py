@@ -19,8 +19,8 @@ from edge_lab.errors import DivergenceError, EdgeLabError, InputError
 from edge_lab.export.gate import caution, compare, limits_of, refusal
 from edge_lab.flow.jobs import batches, read_outputs
 from edge_lab.flow.workers import Done, run_isolated
+from edge_lab.measure.agreement import every_output, parity
 from edge_lab.measure.mil import ENGINE, run_or_interpret
-from edge_lab.measure.parity import every_output, parity
 from edge_lab.report.text import aligned
 from edge_lab.runtime import Session
 from edge_lab.spec import Task

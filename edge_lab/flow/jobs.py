@@ -11,8 +11,8 @@ import numpy as np
 
 from edge_lab.data import ImageSet
 from edge_lab.errors import BundleError, EdgeLabError, InputError, MissingTool
+from edge_lab.measure.agreement import every_output
 from edge_lab.measure.cold import Fresh
-from edge_lab.measure.parity import every_output
 from edge_lab.runtime import Session
 from edge_lab.zoo import Model
 

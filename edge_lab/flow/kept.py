@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from edge_lab.bundle import Bundle
 from edge_lab.flow.jobs import EAGER
 from edge_lab.flow.rows import Measured
-from edge_lab.measure.machine import machine, versions
+from edge_lab.measure.host import machine, versions
 from edge_lab.measure.readiness import Gate
 from edge_lab.measure.record import Engine, Measurement, Measurements, Quality, now
 from edge_lab.measure.result import TargetResult

@@ -19,10 +19,10 @@ from edge_lab.files import locked
 from edge_lab.flow.jobs import EAGER, Answer
 from edge_lab.flow.workers import Done
 from edge_lab.measure.accuracy import score
+from edge_lab.measure.agreement import parity
 from edge_lab.measure.budget import Budgets, check
-from edge_lab.measure.latency import Latency
-from edge_lab.measure.parity import parity
 from edge_lab.measure.result import Example, Failure, TargetResult
+from edge_lab.measure.timing import Latency
 from edge_lab.numbers import EQUAL_DB
 from edge_lab.spec import ModelSpec, postprocess
 from edge_lab.zoo import Model

@@ -14,7 +14,7 @@ import numpy as np
 
 from edge_lab.errors import InputError
 from edge_lab.files import writing_file
-from edge_lab.measure.parity import Runs, outputs_of
+from edge_lab.measure.agreement import Runs, outputs_of
 from edge_lab.spec import ModelSpec, preprocess
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_lab.errors import EdgeLabError
-from edge_lab.measure.latency import BUSY
+from edge_lab.measure.timing import BUSY
 
 
 @dataclass(frozen=True)

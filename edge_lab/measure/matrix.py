@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from edge_lab.errors import InputError
-from edge_lab.measure.parity import Parity, Runs, outputs_of, parity
+from edge_lab.measure.agreement import Parity, Runs, outputs_of, parity
 from edge_lab.numbers import EQUAL_DB, finite_db
 from edge_lab.spec import Task
 

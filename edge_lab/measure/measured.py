@@ -9,7 +9,7 @@ from edge_lab.measure.record import Engine, Measurement
 
 if TYPE_CHECKING:
     from edge_lab.bundle import Bundle
-    from edge_lab.measure.latency import Latency
+    from edge_lab.measure.timing import Latency
 
 
 def measurement_of(bundle: Bundle, latency: Latency, **more: Any) -> Measurement:

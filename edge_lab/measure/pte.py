@@ -14,7 +14,7 @@ from edge_lab.bundle import Bundle
 from edge_lab.errors import BundleError, InputError
 from edge_lab.export.flatbuffer import Table
 from edge_lab.export.pte_file import read_pte, refuse_unrunnable
-from edge_lab.measure.profile import OpTime, with_rest
+from edge_lab.measure.operators import OpTime, with_rest
 from edge_lab.quiet import quiet
 from edge_lab.runtime import executorch_bindings
 

@@ -20,11 +20,11 @@ import numpy as np
 
 from edge_lab.data import ImageSet
 from edge_lab.measure.accuracy import score
-from edge_lab.measure.machine import machine, versions
-from edge_lab.measure.parity import outputs_of, parity
+from edge_lab.measure.agreement import outputs_of, parity
+from edge_lab.measure.host import machine, versions
+from edge_lab.measure.peaks import bytes_moved, flops
 from edge_lab.measure.readiness import fit
 from edge_lab.measure.record import Engine, Measurement, Measurements, Quality, now
-from edge_lab.measure.roofline import bytes_moved, flops
 from edge_lab.numbers import finite_db
 from edge_lab.peers.engines import PEERS, Peer, choose
 from edge_lab.peers.inputs import Tried, calibration, tried

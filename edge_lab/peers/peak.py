@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from edge_lab.measure.roofline import roofline
+from edge_lab.measure.peaks import roofline
 
 _N = 1024
 

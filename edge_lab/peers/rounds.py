@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from edge_lab.measure.cold import ColdStart, Memory
-from edge_lab.measure.latency import Latency
 from edge_lab.measure.pin import pinned
+from edge_lab.measure.timing import Latency
 from edge_lab.peers.client import Client, WorkerFailed
 from edge_lab.peers.prepare import Program
 

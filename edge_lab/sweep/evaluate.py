@@ -130,7 +130,7 @@ class Evaluator:
 
     def _accuracy(self, session: Any, inputs: np.ndarray, targets: Sequence[tuple[int, ...]]) -> float:
         from edge_lab.measure.accuracy import score
-        from edge_lab.measure.parity import outputs_of, parity
+        from edge_lab.measure.agreement import outputs_of, parity
         from edge_lab.runtime import eager
 
         outputs = outputs_of(session, [inputs[i : i + 1] for i in range(len(inputs))])

@@ -15,12 +15,12 @@ from edge_lab.data import ImageSet
 from edge_lab.errors import DataError
 from edge_lab.image import read_image
 from edge_lab.measure.accuracy import Accuracy, Targets, prepare, score
-from edge_lab.measure.latency import Latency, interleaved
-from edge_lab.measure.machine import machine, versions
+from edge_lab.measure.agreement import Parity, outputs_of, parity
+from edge_lab.measure.host import machine, versions
 from edge_lab.measure.measured import measurement_of
-from edge_lab.measure.parity import Parity, outputs_of, parity
 from edge_lab.measure.readiness import gate
 from edge_lab.measure.record import Measurement, Measurements, Quality, now
+from edge_lab.measure.timing import Latency, interleaved
 from edge_lab.numbers import finite_db
 from edge_lab.runtime import Session, load
 from edge_lab.spec import ModelSpec, Prediction, postprocess, preprocess

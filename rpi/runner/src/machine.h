@@ -1,4 +1,4 @@
-// What a measurement was taken on, and whether it was fit for it: edge_lab.measure.machine and .gate in C++.
+// What a measurement was taken on, and whether it was fit for it: edge_lab.measure.host and .readiness in C++.
 #pragma once
 
 #include <optional>

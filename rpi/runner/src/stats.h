@@ -1,4 +1,4 @@
-// Percentiles and paired ratios, as edge_lab.measure.latency computes them.
+// Percentiles and paired ratios, as edge_lab.measure.timing computes them.
 #pragma once
 
 #include <vector>
