@@ -162,8 +162,9 @@ def test_the_layer_where_it_starts_is_named(two: Model, tmp_path: Path, monkeypa
         return write
 
     monkeypatch.setattr(export, "exporter_of", bend)
-    with pytest.raises(DivergenceError, match=r"it starts at body \(Conv2d\)"):
-        to(two, "linux-onnx-fp32", out=tmp_path)
+    for target in ("linux-onnx-fp32", "linux-xnnpack-fp32"):  # of the second, by the graph that the delegate got
+        with pytest.raises(DivergenceError, match=r"it starts at body \(Conv2d\)"):
+            to(two, target, out=tmp_path)
 
 
 def test_the_error_can_be_sent_to_another_process() -> None:
@@ -383,3 +384,10 @@ def test_the_control_of_int8_tells_a_network_that_rounding_ruins_from_a_faulty_p
         assert own < weights
         assert few < weights
     assert gate.own_precision(model, "palette4", inputs, reference) is None
+
+
+def test_the_page_of_the_promise_shows_the_limits() -> None:
+    lines = (Path(__file__).parents[1] / "docs" / "promise.md").read_text(encoding="utf-8").splitlines()
+    for scheme, limit in LIMITS.items():
+        margin = f"{limit.margin:g}" if limit.margin else "–"
+        assert f"| {scheme} | {limit.db:g} | {limit.floor:g} | {margin} |" in lines

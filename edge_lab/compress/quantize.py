@@ -82,15 +82,21 @@ class StaticInt8:
 
 
 def quantize(
-    module: torch.nn.Module, example: np.ndarray, calibration: Sequence[np.ndarray], config: StaticInt8 | None = None
+    module: torch.nn.Module,
+    example: np.ndarray,
+    calibration: Sequence[np.ndarray],
+    config: StaticInt8 | None = None,
+    *,
+    smallest_scale: float = SMALLEST_SCALE,
 ) -> torch.nn.Module:
-    """Quantize a module for XNNPACK with PT2E.
+    """Quantize a module for XNNPACK, or for Core ML, with PT2E.
 
     Args:
         module: float32 module in eval mode, one tensor in; it is not changed.
         example: one input, float32 (1, ...).
         calibration: real inputs with the example's shape; 32 are usually enough.
         config: default StaticInt8().
+        smallest_scale: the smallest step that a range may get.
 
     Returns:
         A graph module that computes with quantize/dequantize pairs, ready for torch.export.
@@ -101,7 +107,7 @@ def quantize(
         ExportError: nothing in the module could be quantized.
     """
     config = config or StaticInt8()
-    prepared = _calibrated(module, example, calibration, config)
+    prepared = _calibrated(module, example, calibration, config, smallest_scale)
     with quiet():
         from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 

@@ -23,6 +23,7 @@ from edge_lab.quiet import quiet
 if TYPE_CHECKING:
     import torch
 
+_SMALLEST_STEP = 2.0**-14  # scales are float16 there: below, they lose digits and end as 0
 _SMALLEST = 2048  # coremltools' own limit: a layer of as many weights or fewer stays float
 _PALETTES: dict[Precision, int] = {"palette6": 6, "palette4": 4}
 
@@ -38,7 +39,7 @@ def export_coreml(job: Job) -> Program:
     module, precision = job.module, job.target.precision
     if precision == "int8" and not has_quantized_graph(module):
         recipe = replace(job.target.quantize, float_scores=False)  # Core ML knows fixed scales only
-        module = quantize(module, job.example, job.calibration, recipe)
+        module = quantize(module, job.example, job.calibration, recipe, smallest_scale=_SMALLEST_STEP)
     _refuse_dynamic(module)
     with quiet():
         model = convert(job, core_ml_graph(exported_program(job, module)))

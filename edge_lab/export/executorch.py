@@ -45,7 +45,8 @@ def export_xnnpack(job: Job) -> Program:
         buffer = edge.to_executorch().buffer
     (job.folder / "model.pte").write_bytes(buffer)
     version = version_of("executorch")
-    return Program("model.pte", Runtime("pte", "xnnpack", "executorch", version, version, share, left), report)
+    runtime = Runtime("pte", "xnnpack", "executorch", version, version, share, left)
+    return Program("model.pte", runtime, report, graph=program)
 
 
 @exporter("portable", "pte", ("linux",), ("fp32",))
