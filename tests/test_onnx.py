@@ -27,6 +27,7 @@ from edge_lab.export.onnx_plot import Box, graph_plot, plot_boxes
 from edge_lab.export.onnx_write import write_onnx
 from edge_lab.ort import LEVELS, open_session
 from edge_lab.runtime import eager, load
+from edge_lab.zoo import from_module
 
 
 def sqnr(reference: np.ndarray, other: np.ndarray) -> float:
@@ -322,3 +323,22 @@ def test_boxes_never_lie_on_each_other() -> None:
     boxes = [Box("in", ()), *(Box(f"{i}", (0,)) for i in range(3)), Box("sum", (1, 2, 3)), Box("skip", (0, 4))]
     places = {(text.get_position()) for text in plot_boxes(boxes).axes[0].texts if text.get_text()}
     assert len(places) == len(boxes)
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float64])
+def test_numbers_that_onnx_runtime_has_no_kernels_for_are_named(kind: torch.dtype, tmp_path: Path) -> None:
+    """Nixtla/neuralforecast#1259: what a training loop leaves in forward."""
+
+    class Inside(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = torch.nn.Conv2d(3, 4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = torch.nn.functional.conv2d(x.to(kind), self.conv.weight.to(kind), self.conv.bias.to(kind))
+            return y.float().mean((2, 3))
+
+    model = from_module(Inside(), (1, 3, 32, 32), name="inside")
+    with pytest.raises(ExportError, match=str(kind).removeprefix("torch.")) as caught:
+        to(model, "linux-onnx-fp32", out=tmp_path)
+    assert ".float()" in caught.value.fix

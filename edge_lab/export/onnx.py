@@ -11,7 +11,7 @@ from edge_lab.bundle import Runtime
 from edge_lab.compress.layers import Layer, LayerReport
 from edge_lab.compress.quantize import check_calibration, corrected, quantize_onnx
 from edge_lab.compress.quantized import scheme_of
-from edge_lab.errors import ExportError
+from edge_lab.errors import BundleError, ExportError
 from edge_lab.export.exported import exported_program
 from edge_lab.export.made_with import version_of
 from edge_lab.export.onnx_write import keep_scopes, to_float16, write_program
@@ -66,7 +66,26 @@ def export_onnx(job: Job) -> Program:
 
 
 def _write(job: Job, path: Path) -> None:
-    write_program(exported_program(job), path, [job.spec.input.name], [out.name for out in job.outputs])
+    program = exported_program(job)
+    write_program(program, path, [job.spec.input.name], [out.name for out in job.outputs])
+    values = [node.meta.get("val") for node in program.graph.nodes]
+    inside = {str(getattr(value, "dtype", "")).removeprefix("torch.") for value in values} & {"bfloat16", "float64"}
+    if inside:
+        _refuse_unknown_floats(path, " and ".join(sorted(inside)))
+
+
+def _refuse_unknown_floats(path: Path, kinds: str) -> None:
+    """ONNX has these types; ONNX Runtime has kernels for some of their operators only, and no convolution."""
+    from edge_lab.ort import open_session
+
+    try:
+        open_session(path)
+    except BundleError as error:
+        raise ExportError(
+            f"ONNX Runtime can't run this model: a part of it computes in {kinds}.",
+            "torch.autocast or a cast (.bfloat16(), .double()) is left in forward; a CPU has no such kernels.",
+            "take the autocast or the cast out of forward, and call .float() on the network.",
+        ) from error
 
 
 def _write_dynamic(job: Job, path: Path) -> LayerReport:
