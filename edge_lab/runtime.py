@@ -359,7 +359,16 @@ def _c(bundle: Bundle, threads: int) -> Run:
     from edge_lab.c_library import open_library
 
     library = open_library(bundle)  # int8 inside, on one thread
-    return lambda x: (library(x),)
+    shape = bundle.outputs[0].shape
+
+    def run(x: np.ndarray) -> Outputs:
+        flat = library(x)
+        if len(shape) != 4:
+            return (flat.reshape(shape),)
+        n, c, h, w = shape  # C code keeps the channels of a pixel together
+        return (np.ascontiguousarray(flat.reshape(n, h, w, c).transpose(0, 3, 1, 2)),)
+
+    return run
 
 
 _ANY_BATCH = ("torchscript", "ptl")  # interpreters: they take what the operators take

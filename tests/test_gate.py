@@ -391,3 +391,21 @@ def test_the_page_of_the_promise_shows_the_limits() -> None:
     for scheme, limit in LIMITS.items():
         margin = f"{limit.margin:g}" if limit.margin else "–"
         assert f"| {scheme} | {limit.db:g} | {limit.floor:g} | {margin} |" in lines
+
+
+def test_nothing_is_held_out_where_golden_inputs_are_given(tmp_path: Path) -> None:
+    model = from_module(Table(), (1, 12), name="table")
+    given = [np.random.default_rng(i).standard_normal((1, 12)).astype(np.float32) for i in range(8)]
+    assert to(model, "linux-onnx-int8", calibration=given, golden=given[:2], out=tmp_path).quantization.samples == 8
+
+
+def test_a_map_from_c_code_has_the_layout_that_its_spec_says(tmp_path: Path) -> None:
+    """C code keeps the channels of a pixel together; golden files and sessions are NCHW."""
+    torch.manual_seed(0)
+    model = from_module(nn.Sequential(nn.Conv2d(1, 6, 3, 2, 1), nn.ReLU()), (1, 1, 12, 12), name="map")
+    given = [np.random.default_rng(i).standard_normal((1, 1, 12, 12)).astype(np.float32) for i in range(8)]
+    bundle = to(model, "mcu-cortex-m4-int8", calibration=given, out=tmp_path)
+    if bundle.parity is not None and bundle.parity.compared == "no":
+        pytest.skip("no C compiler here")
+    assert bundle.metrics["sqnr_db"] > 25
+    assert edge_lab.load(bundle)(given[0]).shape == (1, 6, 6, 6)

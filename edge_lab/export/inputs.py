@@ -55,9 +55,9 @@ def inputs_of(
         InputError: int8 of a model that takes ready tensors, and no calibration inputs; or unusable ones.
     """
     about = "the golden inputs that were given"
-    if calibration is not None and not isinstance(calibration, (ImageSet, SoundSet)):
+    if golden is None and calibration is not None and not isinstance(calibration, (ImageSet, SoundSet)):
         calibration, held_out = halves(calibration, spec)
-        if golden is None and held_out:
+        if held_out:
             check_calibration((*calibration, *held_out), np.empty(spec.input.shape, spec.input.dtype))
             golden, about = held_out, "inputs held out of the calibration"
     if golden is None:

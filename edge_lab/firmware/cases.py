@@ -39,7 +39,8 @@ def golden_cases(bundle: Bundle, library: CLibrary) -> list[Case]:
                 "it was exported where no C compiler was; its golden outputs are PyTorch's.",
                 "export it again on a machine with a C compiler.",
             )
-        q = np.rint(output / np.float32(numbers.output_scale)) + numbers.output_zero
+        pixels = output.transpose(0, 2, 3, 1) if output.ndim == 4 else output
+        q = np.rint(pixels / np.float32(numbers.output_scale)) + numbers.output_zero
         found.append(Case(library.quantized(x).reshape(-1), q.astype(np.int8).reshape(-1)))
     if not found:
         raise BundleError(
