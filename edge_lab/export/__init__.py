@@ -160,7 +160,7 @@ _MAKERS: dict[Form, str] = {
 }
 
 
-def _reusable(folder: Path, key: str, allow_divergence: bool) -> Bundle | None:
+def _reusable(folder: Path, key: str, allow_divergence: bool = False) -> Bundle | None:
     try:
         bundle = Bundle.load(folder)
         if bundle.runtime.format == "aoti":

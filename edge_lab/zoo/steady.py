@@ -109,7 +109,7 @@ def same(one: Any, other: Any) -> bool:
 def _same_leaf(a: Any, b: Any) -> bool:
     if not (isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor)):
         plain = (bool, int, float, str)
-        return type(a) is type(b) and (a == b or a != a or not isinstance(a, plain))
+        return type(a) is type(b) and (not isinstance(a, plain) or a == b or a != a)  # others may not compare
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
     if not a.dtype.is_floating_point:
