@@ -5,6 +5,7 @@ For `core_ml_graph`. Each is a definition of the function, not an approximation;
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -29,6 +30,7 @@ def math_rules() -> dict[Any, Callable[..., Any]]:
         aten.fmax.default: torch.maximum,
         aten.fmin.default: torch.minimum,
         aten.signbit.default: lambda x: x < 0,
+        aten.gelu.default: _gelu,
         aten.log_sigmoid.default: lambda x: -F.softplus(-x),
         aten.hardshrink.default: lambda x, limit=0.5: x * (x.abs() > limit).to(x.dtype),
         aten.any.dim: lambda x, dim, keep=False: _as_flags(aten.any.dim, x, dim, keep),
@@ -52,6 +54,13 @@ def _trunc(x: Tensor) -> Tensor:
 def _fmod(x: Tensor, y: Any) -> Tensor:
     out: Tensor = x - y * _trunc(x / y)
     return out
+
+
+def _gelu(x: Tensor, approximate: str = "none") -> Any:
+    """coremltools overlooks `approximate` and writes the exact one for both."""
+    if approximate == "none":
+        return NotImplemented
+    return 0.5 * x * (1 + torch.tanh((2 / math.pi) ** 0.5 * (x + 0.044715 * x**3)))
 
 
 def _as_flags(own: Any, x: Tensor, *rest: Any) -> Any:

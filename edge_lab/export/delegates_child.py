@@ -92,9 +92,9 @@ Recipe = Callable[[Any, list[Any]], tuple[Any, Any]]
 def _xnnpack(program: Any, inputs: list[Any]) -> tuple[Any, Any]:
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 
-    from edge_lab.export.expand import expand_hardsigmoid, flatten_softmax
+    from edge_lab.export.expand import expand_gelu, expand_hardsigmoid, flatten_softmax
 
-    return flatten_softmax(expand_hardsigmoid(program)), XnnpackPartitioner()
+    return flatten_softmax(expand_hardsigmoid(expand_gelu(program))), XnnpackPartitioner()
 
 
 def _openvino(program: Any, inputs: list[Any]) -> tuple[Any, Any]:

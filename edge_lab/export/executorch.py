@@ -9,7 +9,7 @@ from edge_lab.compress.dynamic import DynamicInt8
 from edge_lab.compress.layers import quantized_layers
 from edge_lab.compress.quantize import quantize
 from edge_lab.compress.quantized import has_quantized_graph
-from edge_lab.export.expand import expand_hardsigmoid, flatten_softmax
+from edge_lab.export.expand import expand_gelu, expand_hardsigmoid, flatten_softmax
 from edge_lab.export.exported import settled_program
 from edge_lab.export.made_with import version_of
 from edge_lab.export.ready import ready
@@ -39,7 +39,7 @@ def export_xnnpack(job: Job) -> Program:
     with quiet():
         from executorch.exir import to_edge_transform_and_lower
 
-        program = flatten_softmax(expand_hardsigmoid(settled_program(job, module)))
+        program = flatten_softmax(expand_hardsigmoid(expand_gelu(settled_program(job, module))))
         edge = to_edge_transform_and_lower(program, partitioner=[_partitioner()])
         share, left = delegated(edge.exported_program().graph_module)
         buffer = edge.to_executorch().buffer
@@ -86,7 +86,14 @@ def _partitioner() -> Any:
             """XNNPACK's has one slope per channel of a map."""
             return node.args[0].meta["val"].ndim == 4 and super().check_constraints(node, ep)  # type: ignore[no-any-return]
 
-    own = {config.UpsampleBilinear2dConfig: Upsample, config.PreluConfig: PReLU}
+    class Largest(config.MaxDimConfig):  # type: ignore[misc]
+        def check_constraints(self, node: Any, ep: Any) -> bool:
+            """XNNPACK's is a pool over the rows or the columns of a map."""
+            dim, keep = node.args[1], len(node.args) > 2 and node.args[2]
+            fits = node.args[0].meta["val"].ndim == 4 and dim in (2, 3) and keep
+            return fits and super().check_constraints(node, ep)  # type: ignore[no-any-return]
+
+    own = {config.UpsampleBilinear2dConfig: Upsample, config.PreluConfig: PReLU, config.MaxDimConfig: Largest}
     return XnnpackPartitioner(configs=[own.get(each, each) for each in config.ALL_PARTITIONER_CONFIGS])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -28,6 +29,39 @@ def expand_hardsigmoid(program: torch.export.ExportedProgram) -> torch.export.Ex
         with graph.inserting_before(node):
             for operator, numbers in steps:
                 last = graph.call_function(operator, (last, *numbers))
+                last.meta = dict(node.meta)
+        node.replace_all_uses_with(last)
+        graph.erase_node(node)
+    program.graph_module.recompile()
+    return program
+
+
+def expand_gelu(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """Write gelu(x, approximate="tanh") as x/2 * (1 + tanh(sqrt(2/pi) * (x + 0.044715 x^3))). In place.
+
+    ExecuTorch 1.5.1 hands both kinds of GELU to XNNPACK as the exact one: 74 dB, and no error.
+    """
+    import torch
+
+    aten, graph = torch.ops.aten, program.graph_module.graph
+    for node in list(graph.nodes):
+        if node.target != aten.gelu.default or node.kwargs.get("approximate", "none") != "tanh":
+            continue
+        x = last = node.args[0]
+        steps = (
+            (aten.mul.Tensor, x),
+            (aten.mul.Tensor, 0.044715),
+            (aten.add.Tensor, 1.0),
+            (aten.mul.Tensor, x),
+            (aten.mul.Tensor, (2 / math.pi) ** 0.5),
+            (aten.tanh.default,),
+            (aten.add.Tensor, 1.0),
+            (aten.mul.Tensor, 0.5),
+            (aten.mul.Tensor, x),
+        )
+        with graph.inserting_before(node):
+            for operator, *other in steps:
+                last = graph.call_function(operator, (last, *other))
                 last.meta = dict(node.meta)
         node.replace_all_uses_with(last)
         graph.erase_node(node)
@@ -74,6 +108,9 @@ def drop_aliases(program: torch.export.ExportedProgram) -> torch.export.Exported
     for node in list(graph.nodes):
         if node.target == torch.ops.aten.alias.default and node.args[0].op == "call_function":
             node.replace_all_uses_with(node.args[0])
+            for output in program.graph_signature.output_specs:
+                if output.arg.name == node.name:
+                    output.arg.name = node.args[0].name
             graph.erase_node(node)
     program.graph_module.recompile()
     return program
