@@ -18,6 +18,7 @@ from torch.nn import functional
 
 import edge_lab
 from edge_lab import from_module
+from edge_lab.compress import equalize
 from edge_lab.compress.capture import captured
 from edge_lab.compress.fold import separate
 from edge_lab.errors import ExportError
@@ -170,8 +171,8 @@ def _seeded(make: Callable[[], nn.Module]) -> nn.Module:
     net = make().eval()
     for layer in net.modules():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-            assert layer.running_mean is not None
-            assert layer.running_var is not None
+            if layer.running_mean is None or layer.running_var is None:
+                continue
             layer.running_mean.normal_(0, 0.5)
             layer.running_var.uniform_(0.2, 2)
             if layer.affine:
@@ -220,6 +221,92 @@ def test_xnnpack_in_float(name: str, tmp_path: Path) -> None:
 def test_int8(name: str, target: str, tmp_path: Path) -> None:
     make, shape = NETS[name]
     assert _sqnr(make, shape, target, tmp_path) > 28
+
+
+def _channels_last() -> nn.Module:
+    """A view that fits channels_last strides only; a map of one channel, which fits both."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        y = m.b(m.a(x.to(memory_format=torch.channels_last)).relu()).contiguous(memory_format=torch.channels_last)
+        return m.end(y.permute(0, 2, 3, 1).view(1, -1, 4))  # type: ignore[no-any-return]
+
+    net = Net(forward, a=_conv(outputs=1), b=_conv(1, 4), end=nn.Linear(4, 5))
+    return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def _resized() -> nn.Module:
+    """By factors that don't lead to whole sizes: PyTorch then samples at 1 / factor, not at size / new size."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        up = functional.interpolate(m.a(x), scale_factor=1.3, mode="bilinear", align_corners=False)
+        return m.end(functional.interpolate(up, scale_factor=0.4, mode="bilinear"))  # type: ignore[no-any-return]
+
+    return Net(forward, a=_conv(), end=nn.Conv2d(8, 4, 1))
+
+
+def _slopes() -> nn.Module:
+    """PReLU on a map, on rows, and once more on the map."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        rows = m.p(m.q(m.b(m.p(m.a(x)))).mean((2, 3)))
+        return m.one(m.end(rows))  # type: ignore[no-any-return]
+
+    slopes = {"p": nn.PReLU(8), "q": nn.PReLU(8), "one": nn.PReLU()}
+    return Net(forward, a=_conv(), b=_conv(8), end=nn.Linear(8, 5), **slopes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [_channels_last, _resized, _slopes])
+def test_xnnpack_float_and_int8(make: Callable[[], nn.Module], tmp_path: Path) -> None:
+    assert _sqnr(make, (1, 3, 21, 23), "linux-xnnpack-fp32", tmp_path) > 100
+    assert _sqnr(make, (1, 3, 21, 23), "linux-xnnpack-int8", tmp_path) > 25
+
+
+@pytest.mark.slow
+def test_channels_last_goes_to_the_portable_kernels(tmp_path: Path) -> None:
+    assert _sqnr(_channels_last, (1, 3, 21, 23), "linux-portable-fp32", tmp_path) > 100
+
+
+@pytest.mark.slow
+def test_core_ml_says_how_to_resize(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="pass size="):
+        _sqnr(_resized, MAP, "ios-coreml-fp32", tmp_path)
+
+
+@pytest.mark.parametrize("target", ["linux-xnnpack-fp32", "linux-portable-fp32"])
+def test_volumes_are_refused_by_name(target: str, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="Conv3d"):
+        _sqnr(_volume, VOLUME, target, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_norm_that_measures_its_input_is_not_folded(tmp_path: Path) -> None:
+    net = nn.Sequential(_conv(), Norm(8, track_running_stats=False), nn.ReLU(), nn.Conv2d(8, 4, 1))
+    assert _sqnr(lambda: net, MAP, "linux-xnnpack-int8", tmp_path) > 25
+
+
+def test_packed_weights_stay_one() -> None:
+    """Several readers take a packed weight apart; copies of it would be stored beside it."""
+    from edge_lab.compress.dynamic import DynamicInt8, quantize_dynamic
+
+    model = from_module(nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 32)), (1, 64), task="tensor")
+    module = quantize_dynamic(model, DynamicInt8("executorch")).module
+    graph: Any = torch.export.export(module, (torch.zeros(1, 64),), strict=False).module(check_guards=False)
+    assert not separate(graph)
+
+
+def test_equalising_leaves_layers_that_are_called_twice() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        x = m.second(m.first(x).relu())
+        y = m.n(m.c(x)).relu() + m.c(x)
+        return m.m(m.a(y)) + m.m(m.b(y))  # type: ignore[no-any-return]
+
+    layers = {name: _conv(8) for name in ("second", "c", "a", "b")}
+    net = _seeded(lambda: Net(forward, first=_conv(), n=Norm(8), m=Norm(8), **layers))
+    model = from_module(net, MAP, name="net")
+    x = torch.randn(MAP, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(equalize(model).module(x), net(x), rtol=1e-3, atol=1e-3)
 
 
 def test_a_rewritten_graph_that_says_something_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

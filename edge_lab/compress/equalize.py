@@ -10,6 +10,7 @@ need no equal ranges.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -204,7 +205,10 @@ def _norms(graph: fx.Graph) -> list[tuple[str, str]]:
             conv: Any = node.args[0]
             statistics: Any = node.args[3]
             found.append((module_of(conv), str(statistics.target).rpartition(".")[0]))
-    return [(conv, norm) for conv, norm in found if sum(conv == other for other, _ in found) == 1]
+    calls = Counter(map(module_of, (node for node in graph.nodes if _is_layer(node))))
+    norms: Any = [node for node in graph.nodes if operator_of(node) == "batch_norm" and node.args[3] is not None]
+    uses = Counter(str(norm.args[3].target) for norm in norms)  # what is called elsewhere must go on as it is
+    return [(conv, norm) for conv, norm in found if calls[conv] == uses[f"{norm}.running_mean"] == 1]
 
 
 def _folds(node: fx.Node) -> bool:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from itertools import count
+from operator import getitem
 from typing import Any
 
 import numpy as np
@@ -55,7 +56,7 @@ def settle(graph: fx.GraphModule) -> bool:
     Returns:
         Whether anything changed. Call `refuse_changed` then.
     """
-    changed = [_store_by_rows(graph), _fold_norms(graph), _own_biases(graph)]
+    changed = [_store_by_rows(graph), _fold_norms(graph), _own_biases(graph), _hide_batch_statistics(graph)]
     graph.graph.eliminate_dead_code()
     graph.recompile()
     return any(changed)
@@ -125,13 +126,14 @@ def new_constant(graph: fx.GraphModule, owner: str, leaf: str, value: Tensor, be
 
 
 def _constants(graph: fx.GraphModule) -> list[fx.Node]:
-    """Nodes that stand for a stored tensor."""
-    found = [node for node in graph.graph.nodes if node.op == "get_attr"]
-    return [node for node in found if isinstance(attribute(graph, node), Tensor)]
+    """Nodes that stand for a stored tensor of floats or integers, packed ones excepted."""
+    return [node for node in graph.graph.nodes if _is_stored(graph, node)]
 
 
 def _is_stored(graph: fx.GraphModule, node: Any) -> bool:
-    return isinstance(node, fx.Node) and node.op == "get_attr" and isinstance(attribute(graph, node), Tensor)
+    if not isinstance(node, fx.Node) or node.op != "get_attr":
+        return False
+    return type(attribute(graph, node)) in (Tensor, torch.nn.Parameter)
 
 
 def _fold_norms(graph: fx.GraphModule) -> bool:
@@ -150,6 +152,24 @@ def _fold_norms(graph: fx.GraphModule) -> bool:
             norm.replace_all_uses_with(_alone(graph, norm, factor, offset))
         graph.graph.erase_node(norm)
     return bool(norms)
+
+
+def _hide_batch_statistics(graph: fx.GraphModule) -> bool:
+    """Norms that measure their own input, by an operator that torchao does not take for one to be folded."""
+    found = [node for node in graph.graph.nodes if node.target == aten.batch_norm.default and node.args[3] is None]
+    for norm in found:
+        with graph.graph.inserting_before(norm):
+            measured = graph.graph.call_function(
+                aten._native_batch_norm_legit.no_stats, (*norm.args[:3], True, *norm.args[6:8])
+            )
+            output = graph.graph.call_function(getitem, (measured, 0))
+        output.meta = dict(norm.meta)
+        value = norm.meta["val"]
+        statistics = value.new_empty(value.shape[1])
+        measured.meta = dict(norm.meta) | {"val": (value, statistics, statistics)}
+        norm.replace_all_uses_with(output)
+        graph.graph.erase_node(norm)
+    return bool(found)
 
 
 def _is_fixed(graph: fx.GraphModule, norm: fx.Node) -> bool:

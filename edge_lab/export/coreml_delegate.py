@@ -5,7 +5,7 @@ from __future__ import annotations
 from edge_lab.bundle import Runtime
 from edge_lab.export.coreml_graph import core_ml_graph
 from edge_lab.export.executorch import delegated
-from edge_lab.export.exported import exported_program
+from edge_lab.export.exported import settled_program
 from edge_lab.export.made_with import version_of
 from edge_lab.export.target import Job, Program, exporter
 from edge_lab.quiet import quiet
@@ -30,7 +30,9 @@ def export_coreml_delegate(job: Job) -> Program:
             minimum_deployment_target=ct.target.iOS16,
         )
         partitioner = CoreMLPartitioner(compile_specs=how)
-        edge = to_edge_transform_and_lower(core_ml_graph(exported_program(job)), partitioner=[partitioner])
+        edge = to_edge_transform_and_lower(
+            core_ml_graph(settled_program(job, job.module, delegate=False)), partitioner=[partitioner]
+        )
         share, left = delegated(edge.exported_program().graph_module)
         buffer = edge.to_executorch().buffer
     (job.folder / "model.pte").write_bytes(buffer)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edge_lab.bundle import Runtime
 from edge_lab.compress.dynamic import DynamicInt8
+from edge_lab.compress.graph import operator_of
 from edge_lab.compress.layers import quantized_layers
 from edge_lab.compress.quantize import quantize
 from edge_lab.compress.quantized import has_quantized_graph
+from edge_lab.errors import ExportError
 from edge_lab.export.expand import expand_gelu, expand_hardsigmoid, flatten_softmax
 from edge_lab.export.exported import settled_program
 from edge_lab.export.made_with import version_of
 from edge_lab.export.ready import ready
 from edge_lab.export.target import Job, Program, exporter
 from edge_lab.quiet import quiet
+
+if TYPE_CHECKING:
+    import torch
 
 _DYNAMIC = {"int8-dynamic": DynamicInt8("executorch"), "int4-dynamic": DynamicInt8("executorch", weight_bits=4)}
 
@@ -39,7 +44,7 @@ def export_xnnpack(job: Job) -> Program:
     with quiet():
         from executorch.exir import to_edge_transform_and_lower
 
-        program = flatten_softmax(expand_hardsigmoid(expand_gelu(settled_program(job, module))))
+        program = flatten_softmax(expand_hardsigmoid(expand_gelu(_program(job, module))))
         edge = to_edge_transform_and_lower(program, partitioner=[_partitioner()])
         share, left = delegated(edge.exported_program().graph_module)
         buffer = edge.to_executorch().buffer
@@ -60,12 +65,23 @@ def export_portable(job: Job) -> Program:
     with quiet():
         from executorch.exir import to_edge_transform_and_lower
 
-        edge = to_edge_transform_and_lower(settled_program(job, module, delegate=False))
+        edge = to_edge_transform_and_lower(_program(job, module, delegate=False))
         share, left = delegated(edge.exported_program().graph_module)
         buffer = edge.to_executorch().buffer
     (job.folder / "model.pte").write_bytes(buffer)
     version = version_of("executorch")
     return Program("model.pte", Runtime("pte", "portable", "executorch", version, version, share, left))
+
+
+def _program(job: Job, module: torch.nn.Module, *, delegate: bool = True) -> torch.export.ExportedProgram:
+    program = settled_program(job, module, delegate=delegate)
+    if any(operator_of(node) in ("conv3d", "conv_transpose3d") for node in program.graph.nodes):
+        raise ExportError(
+            f"{job.spec.name} can't be exported to {job.target.name}.",
+            "it convolves volumes (Conv3d), and ExecuTorch 1.5 has kernels for lines and maps only.",
+            "use an ONNX target, or take the volume apart into maps (Conv2d over slices).",
+        )
+    return program
 
 
 def _partitioner() -> Any:

@@ -6,7 +6,7 @@ import logging
 
 from edge_lab.bundle import Runtime
 from edge_lab.export.executorch import delegated
-from edge_lab.export.exported import exported_program
+from edge_lab.export.exported import settled_program
 from edge_lab.export.made_with import version_of
 from edge_lab.export.target import Job, Program, exporter
 from edge_lab.quiet import quiet
@@ -27,7 +27,7 @@ def export_vulkan(job: Job) -> Program:
             from executorch.exir import to_edge_transform_and_lower
 
             partitioner = VulkanPartitioner({"force_fp16": job.target.precision == "fp16"})
-            edge = to_edge_transform_and_lower(exported_program(job), partitioner=[partitioner])
+            edge = to_edge_transform_and_lower(settled_program(job, job.module), partitioner=[partitioner])
             share, left = delegated(edge.exported_program().graph_module)
             buffer = edge.to_executorch().buffer
     finally:
