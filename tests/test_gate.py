@@ -298,7 +298,7 @@ def test_every_precision_has_a_limit_and_a_floor_below_it() -> None:
     from edge_lab.bundle import Scheme
 
     assert set(LIMITS) == set(get_args(Scheme))
-    assert all(0 < limit.floor <= limit.db for limit in LIMITS.values())
+    assert all(0 <= limit.floor <= limit.db for limit in LIMITS.values())
     assert isinstance(LIMITS["fp32"], Limit)
 
 
