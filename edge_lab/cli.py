@@ -178,8 +178,7 @@ def _export_arguments(p: argparse.ArgumentParser) -> None:
 
 
 def _divergence_argument(p: argparse.ArgumentParser) -> None:
-    about = "accept programs that answer differently from PyTorch; their bundles say so"
-    p.add_argument("--allow-divergence", action="store_true", help=about)
+    p.add_argument("--allow-divergence", action="store_true", help="accept programs that answer unlike PyTorch")
 
 
 def _coverage_arguments(p: argparse.ArgumentParser) -> None:

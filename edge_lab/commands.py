@@ -143,12 +143,10 @@ def coverage(a: Namespace) -> int:
 
     goals = _targets(a.targets) if a.targets else COVERAGE_TARGETS
     model = create(a.model, weights=a.weights, input_shape=a.input)
-    images = image_set(a.images) if a.images else None
-    images = images.take(a.limit) if images and a.limit else images
-    allowed = a.allow_divergence
-    found = cover(model, goals, inputs=images, out=a.out, jobs=a.jobs, show=_tell, allow_divergence=allowed)
+    images = image_set(a.images).take(a.limit or sys.maxsize) if a.images else None
+    found = cover(model, goals, inputs=images, out=a.out, jobs=a.jobs, show=_tell, allow_divergence=a.allow_divergence)
     print(found)
-    return 0 if allowed or not any(cell.diverges for cell in found.cells) else 1
+    return 0 if a.allow_divergence or not any(cell.diverges for cell in found.cells) else 1
 
 
 def _tell(line: str) -> None:

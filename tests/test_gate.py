@@ -19,7 +19,7 @@ from edge_lab import commands, export, flow
 from edge_lab.bundle import Bundle
 from edge_lab.cli import main
 from edge_lab.errors import DivergenceError, InputError
-from edge_lab.export import gate, to
+from edge_lab.export import to
 from edge_lab.export.gate import LIMITS, Limit, nearness
 from edge_lab.export.inputs import halves
 from edge_lab.export.target import Job, Program
@@ -269,29 +269,6 @@ def test_golden_outputs_are_the_models_and_what_rounds_keeps_its_own_beside_them
                 np.testing.assert_array_equal(output, wanted)
 
 
-class Cancels(nn.Module):
-    """Large numbers that cancel: float32 itself keeps few digits of what is left."""
-
-    def __init__(self, size: float) -> None:
-        super().__init__()
-        self.size = size
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = x.mean((2, 3)) * 1.1
-        return ((y + self.size) * 0.7 - self.size * 0.7) * 3
-
-
-def test_a_limit_is_lower_where_float32_itself_costs_more() -> None:
-    x = np.random.default_rng(0).standard_normal((1, 3, 32, 32)).astype(np.float32)
-    for size, lowest, highest in ((1.0, 60, 60), (3e3, 20, 59.9), (3e5, 20, 20)):
-        model = from_module(Cancels(size), x.shape, task="tensor")
-        reference = [edge_lab.eager(model).run(x)]
-        low = gate.compare(["y"], reference, [(reference[0][0] * 0,)], [LIMITS["fp32"].db])
-        (found,) = gate.lowered(low, "fp32", gate.own_precision(model, "fp32", [x], reference))
-        assert lowest <= found.limit_db <= highest
-        assert not found.ok
-
-
 def test_every_precision_has_a_limit_and_a_floor_below_it() -> None:
     from typing import get_args
 
@@ -362,28 +339,6 @@ def test_check_of_a_model_that_hears_says_that_pictures_are_no_use(
     assert commands  # the command turns it into three lines
     assert main(["check", str(bundle.path), "--images", "photos"]) == 2
     assert "Traceback" not in capsys.readouterr().err
-
-
-def test_the_control_of_int8_tells_a_network_that_rounding_ruins_from_a_faulty_program() -> None:
-    """Many layers without training lose as much by 8 bits in PyTorch as in any program; then the limit is lower."""
-    torch.manual_seed(0)
-    deep = nn.Sequential(*(m for _ in range(14) for m in (nn.Conv2d(8, 8, 3, 1, 1), nn.Hardswish())))
-    for module, lowest, highest in ((nn.Conv2d(8, 8, 3), 30.0, 60.0), (deep, -5.0, 25.0)):
-        for part in module.modules():
-            if isinstance(part, nn.Conv2d):
-                nn.init.normal_(part.weight, std=0.2)
-                nn.init.normal_(part.bias)
-        model = from_module(module, (1, 8, 16, 16), task="tensor")
-        rng = np.random.default_rng(0)
-        inputs = [rng.standard_normal((1, 8, 16, 16)).astype(np.float32) for _ in range(3)]
-        reference = [edge_lab.eager(model).run(x) for x in inputs]
-        (own,) = gate.own_precision(model, "int8-static", inputs, reference) or ()
-        assert lowest < own < highest
-        (weights,) = gate.own_precision(model, "int8-weights", inputs, reference) or ()
-        (few,) = gate.own_precision(model, "int4-weights", inputs, reference) or ()
-        assert own < weights
-        assert few < weights
-    assert gate.own_precision(model, "palette4", inputs, reference) is None
 
 
 def test_the_page_of_the_promise_shows_the_limits() -> None:
