@@ -342,3 +342,22 @@ def test_numbers_that_onnx_runtime_has_no_kernels_for_are_named(kind: torch.dtyp
     with pytest.raises(ExportError, match=str(kind).removeprefix("torch.")) as caught:
         to(model, "linux-onnx-fp32", out=tmp_path)
     assert ".float()" in caught.value.fix
+
+
+def test_attention_without_heads_is_refused_with_a_change_that_helps(tmp_path: Path) -> None:
+    class Attention(torch.nn.Module):
+        def __init__(self, heads: bool) -> None:
+            super().__init__()
+            self.heads = heads
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if not self.heads:
+                return torch.nn.functional.scaled_dot_product_attention(x, x, x)
+            y = x.unsqueeze(1)
+            return torch.nn.functional.scaled_dot_product_attention(y, y, y).squeeze(1)
+
+    without, repaired = (from_module(Attention(heads), (1, 8, 10), name="attention") for heads in (False, True))
+    with pytest.raises(ExportError, match="4-D tensors only") as caught:
+        to(without, "linux-onnx-fp32", out=tmp_path)
+    assert "unsqueeze(1)" in caught.value.fix
+    assert to(repaired, "linux-onnx-fp32", out=tmp_path).metrics["sqnr_db"] > 60

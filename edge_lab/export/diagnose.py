@@ -134,10 +134,21 @@ _PATTERNS = (
         "express it with other torch functions, or register an out variant for your custom operator.",
     ),
     Pattern(
+        r"only 4D query, key, and value are supported",
+        "the ONNX exporter translates attention of 4-D tensors only: (batch, heads, length, size).",
+        "give it an axis of heads: scaled_dot_product_attention(q.unsqueeze(1), k.unsqueeze(1), v.unsqueeze(1), "
+        "...).squeeze(1).",
+    ),
+    Pattern(
         r"No ONNX function found for (?:<OpOverload\(op=)?'?(?P<op>[\w.:]+)|"
         r"No decompositions registered.*?(?P<op2>aten[\w.:]+)",
         "the ONNX exporter has no translation for {op}.",
         "express it with other torch functions, or pass a custom translation to torch.onnx.export.",
+    ),
+    Pattern(
+        r"Error when translating node %\w+ .*?target=torch\.ops\.(?P<op>[\w.]+?)(?:\.default)?\]",
+        "the ONNX exporter can't translate {op} as it is used here{where}.",
+        "express it with other torch functions; the .pt2 and XNNPACK targets don't share this translation.",
     ),
     Pattern(
         r"Unsupported fx node [\w.]+, kind (?P<op>[\w.:]+)|Unsupported fx node (?P<op2>[\w.]+)|"
