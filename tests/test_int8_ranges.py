@@ -187,7 +187,7 @@ def test_a_module_that_keeps_a_python_module_is_quantized() -> None:
     class Keeps(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.conv, self.library = nn.Conv2d(3, 8, 3), types
+            self.conv, self.kinds = nn.Conv2d(3, 8, 3), types
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.conv(x).relu()
