@@ -285,6 +285,30 @@ def test_a_norm_that_measures_its_input_is_not_folded(tmp_path: Path) -> None:
     assert _sqnr(lambda: net, MAP, "linux-xnnpack-int8", tmp_path) > 25
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["twice", "levels", "shortcut"])
+def test_post_training_for_any_batch_size(name: str) -> None:
+    from edge_lab.compress.qat_graph import calibrated
+    from edge_lab.compress.qat_training import QAT
+
+    make, shape = NETS[name]
+    net, x = _seeded(make), torch.randn((8, *shape[1:]), generator=torch.Generator().manual_seed(0))
+    free = ({0: torch.export.Dim("batch", min=1)},)
+    graph: Any = torch.export.export(net, (x[:2],), dynamic_shapes=free, strict=False).module(check_guards=False)
+    with torch.no_grad():
+        wanted, found = net(x), calibrated(graph, QAT(), [x])(x)
+    assert float((wanted - found).square().mean() / wanted.square().mean()) < 10**-2.5
+
+
+@pytest.mark.slow
+def test_an_int8_program_holds_no_float_weights(tmp_path: Path) -> None:
+    net = nn.Sequential(_conv(outputs=64), Norm(64), nn.ReLU(), _conv(64, 64), Norm(64))
+    model = from_module(_seeded(lambda: net), MAP, name="net")
+    data = list(np.random.default_rng(1).standard_normal((6, *MAP)).astype(np.float32))
+    weights = sum(p.numel() for p in net.parameters())
+    assert edge_lab.to(model, "linux-xnnpack-int8", calibration=data, out=tmp_path).program_bytes < 2 * weights
+
+
 def test_packed_weights_stay_one() -> None:
     """Several readers take a packed weight apart; copies of it would be stored beside it."""
     from edge_lab.compress.dynamic import DynamicInt8, quantize_dynamic

@@ -33,7 +33,7 @@ _RANKS = {"conv1d": 3, "conv2d": 4, "conv3d": 5, "conv_transpose1d": 3, "conv_tr
 _DEPTHWISE = {3: aten.conv1d.default, 4: aten.conv2d.default}
 
 
-def settled(graph: fx.GraphModule, module: torch.nn.Module, example: np.ndarray, *, norms: bool = True) -> None:
+def settled(graph: fx.GraphModule, module: torch.nn.Module, example: np.ndarray, *, norms: bool = True) -> bool:
     """`settle` a captured graph, and forget the tensors that it does not read any more. In place.
 
     Args:
@@ -42,12 +42,17 @@ def settled(graph: fx.GraphModule, module: torch.nn.Module, example: np.ndarray,
         example: one input.
         norms: False: only store all tensors row by row.
 
+    Returns:
+        Whether anything that it computes is written otherwise now.
+
     Raises:
         ExportError: the settled graph computes something else.
     """
-    if settle(graph) if norms else _store_by_rows(graph):
+    changed = settle(graph) if norms else _store_by_rows(graph)
+    if changed:
         refuse_changed(module, graph, example, type(module).__name__)
     _drop_unread(graph)
+    return changed
 
 
 def settle(graph: fx.GraphModule) -> bool:
@@ -117,7 +122,8 @@ def new_constant(graph: fx.GraphModule, owner: str, leaf: str, value: Tensor, be
     parent = graph.get_submodule(owner)
     call = next(name for name in map("call_{}".format, count()) if not hasattr(parent, name))
     own = torch.nn.Module()
-    own.register_buffer(leaf, value.detach().contiguous())
+    stored = value.detach().contiguous()  # ExecuTorch leaves out parameters that nothing reads, but no buffers
+    own.register_parameter(leaf, torch.nn.Parameter(stored, requires_grad=False))
     parent.add_module(call, own)
     with graph.graph.inserting_before(before):
         node = graph.graph.get_attr(".".join(filter(None, (owner, call, leaf))))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from edge_lab.bundle import Method
+from edge_lab.compress.fold import settle
 from edge_lab.compress.quantized import seal
 from edge_lab.errors import EdgeLabError
 
@@ -225,6 +226,7 @@ def calibrated(graph: fx.GraphModule, config: QAT, batches: Iterable[Tensor]) ->
     """Post-training quantization of a captured graph with the ranges of some batches."""
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
+    settle(graph)
     ready = prepare_pt2e(graph, _quantizer(config, training=False))
     with torch.no_grad():
         for x in batches:

@@ -33,10 +33,13 @@ def settled_program(job: Job, module: torch.nn.Module, *, delegate: bool = True)
 
     from edge_lab.compress.fold import separate, settled
 
-    graph: Any = exported_program(job, module).module(check_guards=False)
-    settled(graph, module, job.example, norms=delegate)
+    program = exported_program(job, module)
+    graph: Any = program.module(check_guards=False)
+    changed = settled(graph, module, job.example, norms=delegate)
     if delegate:
-        separate(graph)
+        changed |= separate(graph)
+    if not changed:  # an int8 graph: its norms were folded before, and capturing it again takes seconds
+        return program
     return torch.export.export(graph, (torch.from_numpy(job.example),), strict=False)
 
 
