@@ -132,9 +132,6 @@ REFUSED = [
     (nets.Special, (1, 8), "linux-onnx-fp32", "no translation for.*bessel", "custom translation"),
     (nets.Special, (1, 8), "android-xnnpack-fp32", r"aten\.i0 is outside", "other|standard"),
     (nets.Special, (1, 8), "ios-coreml-fp16", "no conversion for i0", "register"),
-    (nets.InPlace, nets.SHAPE, "ios-coreml-fp16", "in place", r"clone\(\)"),
-    (nets.InPlace, nets.SHAPE, "android-xnnpack-fp32", "in place", r"clone\(\)"),
-    (nets.InPlace, nets.SHAPE, "linux-inductor-fp32", "in place", r"clone\(\)"),
     (nets.Nan, (1, 8), "linux-pt2-fp32", "weights or its preprocessing", "checkpoint"),
 ]
 

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import edge_lab
+from edge_lab.errors import ExportError
 from edge_lab.measure.mil import run_or_interpret
 
 pytestmark = pytest.mark.slow
@@ -34,7 +36,7 @@ def decibels(net: nn.Module, shape: tuple[int, ...], target: str, out: Path) -> 
     rng = np.random.default_rng(0)
     inputs = [rng.standard_normal(shape).astype(np.float32) for _ in range(12)]
     model = edge_lab.from_module(net.eval(), shape, name="net", task="tensor")
-    bundle = edge_lab.to(model, target, golden=inputs[:5], out=out)
+    bundle = edge_lab.to(model, target, golden=inputs[:5], calibration=inputs[:5], out=out, force=True)
     session = run_or_interpret(bundle) if target.startswith("ios") else edge_lab.load(bundle)
     with torch.no_grad():
         wanted = np.stack([_first(net(torch.from_numpy(x))).numpy() for x in inputs[5:]]).astype(np.float64)
@@ -88,3 +90,154 @@ class Twice(nn.Module):
 
 def test_the_same_value_twice_goes_to_core_ml(tmp_path: Path) -> None:
     assert decibels(Twice(), (1, 6, 12), "ios-coreml-fp32", tmp_path) > 110
+
+
+class Of(nn.Module):
+    """A function of the input alone."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+@pytest.mark.parametrize(
+    ("function", "shape"),
+    [
+        (lambda x: 2 * F.pad(x, (1, 2), mode="circular"), (1, 3, 5)),
+        (lambda x: 2 * F.pad(x, (0, 2, 3, 1), mode="circular"), (1, 3, 5, 6)),
+        (lambda x: 2 * F.pad(x, (1, 1, 2, 0, 1, 1), mode="circular"), (1, 2, 4, 5, 6)),
+        (lambda x: 2 * F.pad(x, (-1, 2, 0, 1), mode="circular"), (1, 3, 5, 6)),
+        (lambda x: F.log_softmax(100 * x, 1), (1, 8)),
+    ],
+)
+def test_functions_that_core_ml_has_no_operator_for(
+    function: Callable[[Tensor], Tensor], shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    """coremltools refuses circular padding, and takes the logarithm of a softmax that is 0."""
+    assert decibels(Of(function), shape, "ios-coreml-fp32", tmp_path) > 110
+
+
+@pytest.mark.parametrize(("padding", "output_padding", "stride", "groups"), [(0, 1, 2, 1), (1, 2, 3, 2), (1, 1, 2, 2)])
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_output_padding_goes_to_core_ml(
+    padding: int, output_padding: int, stride: int, groups: int, axes: int, tmp_path: Path
+) -> None:
+    """coremltools fails where it is more than the padding, and on volumes."""
+    kind = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)[axes - 1]
+    net = kind(4, 4, 3, stride, padding, output_padding=output_padding, groups=groups)
+    assert decibels(net, (1, 4, *(5, 6, 7)[:axes]), "ios-coreml-fp32", tmp_path) > 110
+
+
+@pytest.mark.parametrize("target", ["linux-onnx-fp32", "linux-onnx-int8", "ios-coreml-fp32"])
+@pytest.mark.parametrize("dims", [1, (0, 1)])
+def test_a_squeeze_of_an_axis_that_is_not_one(dims: int | tuple[int, ...], target: str, tmp_path: Path) -> None:
+    """PyTorch leaves the axis; torch.onnx writes an invalid Squeeze, and Core ML's program gives its input away."""
+    net = nn.Sequential(nn.Linear(6, 6), Of(lambda x: x.squeeze(dims)))
+    assert decibels(net, (1, 4, 6), target, tmp_path) > 15
+    if not target.endswith("int8"):
+        assert decibels(Of(lambda x: x.squeeze(dims)), (1, 4, 6), target, tmp_path) > 110
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda y: torch.cat([y.narrow(3, 1, 2) * 2.0, y.narrow(3, 0, 1)], 3),
+        lambda y: y / torch.mean(y**2),
+    ],
+)
+def test_one_dequantized_tensor_for_readers_of_two_layouts(
+    function: Callable[[Tensor], Tensor], tmp_path: Path
+) -> None:
+    """ExecuTorch turned it to NCHW for both: the program stopped with error 0x10."""
+    assert decibels(After(function), (1, 4, 6, 3), "linux-xnnpack-int8", tmp_path) > 25
+
+
+def test_a_float_convolution_of_a_line_among_int8_layers(tmp_path: Path) -> None:
+    """ExecuTorch took its input for int8: "Weight and Input should both be quantized"."""
+    net = nn.Sequential(nn.Linear(8, 8), Of(lambda y: y.transpose(1, 2)), nn.ConvTranspose1d(8, 8, 3, groups=8))
+    assert decibels(net, (1, 6, 8), "linux-xnnpack-int8", tmp_path) > 25
+
+
+def test_a_layer_norm_over_several_axes_stays_float_in_onnx(tmp_path: Path) -> None:
+    """ONNX Runtime's quantizer: "The truth value of an array with more than one element is ambiguous"."""
+    net = nn.Sequential(nn.Conv2d(4, 8, 3, padding=1), nn.LayerNorm([8, 6, 6]))
+    assert decibels(net, (1, 4, 6, 6), "linux-onnx-int8", tmp_path) > 25
+
+
+def test_attention_to_a_single_token_in_onnx(tmp_path: Path) -> None:
+    """ONNX Runtime's int8 softmax over one score is 0."""
+    net = nn.TransformerEncoderLayer(40, 2, 8, batch_first=True, norm_first=True)
+    assert decibels(net, (1, 1, 40), "linux-onnx-int8", tmp_path) > 25
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "linux-onnx-fp32",
+        "linux-xnnpack-fp32",
+        "linux-inductor-fp32",
+        "linux-pt2-fp32",
+        "linux-torchscript-fp32",
+        "ios-coreml-fp32",
+    ],
+)
+def test_a_model_that_writes_to_its_input(target: str, tmp_path: Path) -> None:
+    """A first ReLU(inplace=True) is common. Its program works on a copy; the caller's array stays as it is."""
+    net = nn.Sequential(nn.ReLU(inplace=True))
+    x = np.random.default_rng(0).standard_normal((1, 8)).astype(np.float32)
+    model = edge_lab.from_module(net, (1, 8), name="net", task="tensor")
+    bundle = edge_lab.to(model, target, golden=[x, 2 * x], out=tmp_path)
+    session, given = run_or_interpret(bundle) if target.startswith("ios") else edge_lab.load(bundle), x.copy()
+    np.testing.assert_allclose(session.run(given)[0], np.maximum(x, 0), atol=1e-6)
+    np.testing.assert_array_equal(given, x)
+
+
+@pytest.mark.parametrize("target", ["linux-onnx-fp32", "linux-xnnpack-fp32", "linux-portable-fp32"])
+@pytest.mark.parametrize("axes", [1, 2])
+def test_output_padding_of_the_stride_or_more_is_refused(axes: int, target: str, tmp_path: Path) -> None:
+    """Both runtimes take the program and stop when it runs."""
+    kind = (nn.ConvTranspose1d, nn.ConvTranspose2d)[axes - 1]
+    net = kind(4, 4, 2, output_padding=1, dilation=2)
+    with pytest.raises(ExportError, match=r"output_padding.*stride"):
+        decibels(net, (1, 4, *(5, 6)[:axes]), target, tmp_path)
+
+
+def test_a_program_that_stops_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import edge_lab.runtime
+
+    class Stops:
+        def run(self, x: np.ndarray) -> None:
+            raise RuntimeError("Failed to execute method forward, error: 0x1")
+
+    monkeypatch.setattr(edge_lab.runtime, "load", lambda bundle: Stops())
+    with pytest.raises(ExportError, match="executorch stops at the first input: Failed to execute"):
+        decibels(nn.Linear(4, 4), (1, 4), "linux-xnnpack-fp32", tmp_path)
+    assert not list(tmp_path.rglob("bundle.json"))
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "linux-onnx-fp32",
+        "linux-onnx-int8",
+        "linux-xnnpack-fp32",
+        "linux-xnnpack-int8",
+        "linux-portable-fp32",
+        "linux-inductor-fp32",
+        "linux-pt2-fp32",
+        "linux-torchscript-fp32",
+        "ios-coreml-fp32",
+        "ios-coreml-fp16",
+    ],
+)
+def test_an_export_leaves_the_model_as_it_is(target: str, tmp_path: Path) -> None:
+    """coremltools turned the sign of a batch norm's mean in place: every later program of the model was wrong."""
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, affine=False), nn.ReLU(), nn.Conv2d(8, 4, 1))
+    torch.nn.init.normal_(net[1].running_mean)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    decibels(net, (1, 3, 8, 8), target, tmp_path)
+    for name, value in net.state_dict().items():
+        assert torch.equal(value, before[name]), name

@@ -29,6 +29,7 @@ def float_nodes(model: Any, calibration: Sequence[np.ndarray], keep_float: tuple
     graph = model.graph
     kept = set(kept_onnx_nodes(graph, keep_float)) | _before_softmax(graph)
     kept |= {node.name for node in graph.node if node.op_type == "ConvTranspose" and _groups(node) > 1}
+    kept |= _wide_norms(graph) | _softmax_of_one(graph)
     spoiled = _spoiled(model, calibration)
     kept |= {node.name for node in graph.node if spoiled.intersection((*node.input, *node.output))}
     return sorted(kept)
@@ -37,6 +38,24 @@ def float_nodes(model: Any, calibration: Sequence[np.ndarray], keep_float: tuple
 def _groups(node: Any) -> int:
     """Of a transposed convolution: its weight has no axis with all output channels if it has several."""
     return next((int(a.i) for a in node.attribute if a.name == "group"), 1)
+
+
+def _wide_norms(graph: Any) -> set[str]:
+    """Layer norms over several axes: ONNX Runtime's quantizer stumbles over their weights."""
+    axes = {tensor.name: len(tensor.dims) for tensor in graph.initializer}
+    return {n.name for n in graph.node if n.op_type == "LayerNormalization" and axes.get(n.input[1], 1) > 1}
+
+
+def _softmax_of_one(graph: Any) -> set[str]:
+    """Softmax over a single score, which is 1 (attention to one token): ONNX Runtime 1.31's int8 kernel answers 0."""
+    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in (*graph.value_info, *graph.output)}
+    found = set()
+    for node in graph.node:
+        shape = shapes.get(node.output[0]) if node.op_type == "Softmax" else None
+        if shape:
+            axis = next((int(a.i) for a in node.attribute if a.name == "axis"), -1)
+            found |= {node.name} if shape[axis] == 1 else set()
+    return found
 
 
 def _before_softmax(graph: Any) -> set[str]:

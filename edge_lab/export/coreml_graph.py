@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from edge_lab.export.expand import drop_aliases
+from edge_lab.export.expand import drop_aliases, narrow_squeezes
 
 if TYPE_CHECKING:
     import torch
@@ -15,17 +15,18 @@ def core_ml_graph(program: torch.export.ExportedProgram) -> torch.export.Exporte
 
     Operators that coremltools does not know are taken apart by PyTorch's own rules, as far as there are any.
     """
+    from edge_lab.export.coreml_edges import edge_rules
     from edge_lab.export.coreml_math import math_rules
     from edge_lab.export.coreml_rules import rules
 
-    own = rules() | math_rules()
+    own = rules() | math_rules() | edge_rules()
     program = program.run_decompositions(own)
     for _ in range(_ROUNDS):
         table = _rules_for_unknown(program, own)
         if not table:
             break
         program = program.run_decompositions(own | table)
-    return keep_inputs_apart(drop_aliases(program))
+    return _with_own_tensors(keep_inputs_apart(drop_aliases(narrow_squeezes(program))))
 
 
 _ROUNDS = 4  # what an operator is made of may need taking apart, too
@@ -39,6 +40,17 @@ def _rules_for_unknown(program: torch.export.ExportedProgram, own: dict[Any, Any
     used = {node.target for node in program.graph.nodes if isinstance(node.target, torch._ops.OpOverload)}
     unknown = [operator for operator in used if KNOWN.get_func(operator.__name__) is None]
     return {operator: usual[operator] for operator in unknown if operator in usual and operator not in own}
+
+
+def _with_own_tensors(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """Copy the weights: coremltools 9 turns the sign of a batch norm's mean in place, in the caller's model."""
+    import torch
+
+    for tensors in (program.state_dict, program.constants):
+        for name, value in tensors.items():
+            if isinstance(value, torch.Tensor):
+                tensors[name] = value.detach().clone()
+    return program
 
 
 def keep_inputs_apart(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:

@@ -31,6 +31,8 @@ def math_rules() -> dict[Any, Callable[..., Any]]:
         aten.fmin.default: torch.minimum,
         aten.signbit.default: lambda x: x < 0,
         aten.gelu.default: _gelu,
+        aten.log_softmax.int: _log_softmax,
+        aten._log_softmax.default: _log_softmax,
         aten.log_sigmoid.default: lambda x: -F.softplus(-x),
         aten.hardshrink.default: lambda x, limit=0.5: x * (x.abs() > limit).to(x.dtype),
         aten.any.dim: lambda x, dim, keep=False: _as_flags(aten.any.dim, x, dim, keep),
@@ -54,6 +56,12 @@ def _trunc(x: Tensor) -> Tensor:
 def _fmod(x: Tensor, y: Any) -> Tensor:
     out: Tensor = x - y * _trunc(x / y)
     return out
+
+
+def _log_softmax(x: Tensor, dim: int, other: Any = None) -> Tensor:
+    """coremltools takes the logarithm of the softmax, which is 0 for scores that differ by 100."""
+    shifted = x - x.amax(dim, keepdim=True)
+    return shifted - torch.log(torch.exp(shifted).sum(dim, keepdim=True))
 
 
 def _gelu(x: Tensor, approximate: str = "none") -> Any:

@@ -11,7 +11,7 @@ from edge_lab.compress.layers import quantized_layers
 from edge_lab.compress.quantize import quantize
 from edge_lab.compress.quantized import has_quantized_graph
 from edge_lab.errors import ExportError
-from edge_lab.export.expand import expand_gelu, expand_hardsigmoid, flatten_softmax
+from edge_lab.export import expand
 from edge_lab.export.exported import settled_program
 from edge_lab.export.made_with import version_of
 from edge_lab.export.ready import ready
@@ -44,7 +44,7 @@ def export_xnnpack(job: Job) -> Program:
     with quiet():
         from executorch.exir import to_edge_transform_and_lower
 
-        program = flatten_softmax(expand_hardsigmoid(expand_gelu(_program(job, module))))
+        program = _written_for_xnnpack(_program(job, module))
         edge = to_edge_transform_and_lower(program, partitioner=[_partitioner()])
         share, left = delegated(edge.exported_program().graph_module)
         buffer = edge.to_executorch().buffer
@@ -75,12 +75,26 @@ def export_portable(job: Job) -> Program:
 
 def _program(job: Job, module: torch.nn.Module, *, delegate: bool = True) -> torch.export.ExportedProgram:
     program = settled_program(job, module, delegate=delegate)
+    expand.refuse_wide_output(program, job.target.name)
     if any(operator_of(node) in ("conv3d", "conv_transpose3d") for node in program.graph.nodes):
         raise ExportError(
             f"{job.spec.name} can't be exported to {job.target.name}.",
             "it convolves volumes (Conv3d), and ExecuTorch 1.5 has kernels for lines and maps only.",
             "use an ONNX target, or take the volume apart into maps (Conv2d over slices).",
         )
+    return program
+
+
+def _written_for_xnnpack(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """The same function, without what ExecuTorch 1.5 hands to XNNPACK wrongly."""
+    for rewrite in (
+        expand.dequantize_per_user,
+        expand.part_float_lines,
+        expand.expand_gelu,
+        expand.expand_hardsigmoid,
+        expand.flatten_softmax,
+    ):
+        program = rewrite(program)
     return program
 
 

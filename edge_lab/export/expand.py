@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+from edge_lab.errors import ExportError
 
 if TYPE_CHECKING:
     import torch
@@ -92,6 +95,114 @@ def flatten_softmax(program: torch.export.ExportedProgram) -> torch.export.Expor
         flat.meta = dict(node.meta) | {"val": value.new_empty((shape[0] * shape[1], *shape[2:]))}
         inner.meta, whole.meta = dict(flat.meta), dict(node.meta)
         node.replace_all_uses_with(whole)
+        graph.erase_node(node)
+    program.graph_module.recompile()
+    return program
+
+
+def dequantize_per_user(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """Give every reader of a dequantized tensor a dequantize of its own. In place; the same numbers.
+
+    Where ExecuTorch 1.5.1 turns such a tensor from NHWC to NCHW for one reader, it turns it for all, also for those
+    that count on NHWC: the program then stops with error 0x10, or reads the wrong axis.
+    """
+    import torch
+
+    steps = torch.ops.quantized_decomposed
+    per_tensor = (steps.dequantize_per_tensor.default, steps.dequantize_per_tensor.tensor)
+    graph = program.graph_module.graph
+    for node in list(graph.nodes):
+        if node.target not in per_tensor:
+            continue
+        for user in list(node.users)[1:]:
+            with graph.inserting_after(node):
+                own = graph.node_copy(node)
+            user.replace_input_with(node, own)
+            for output in program.graph_signature.output_specs if user.op == "output" else ():
+                if output.arg.name == node.name:
+                    output.arg.name = own.name
+    program.graph_module.recompile()
+    return program
+
+
+def refuse_wide_output(program: torch.export.ExportedProgram, target: str) -> None:
+    """ExportError for a transposed convolution with `output_padding` of its stride or more (PyTorch: of its dilation).
+
+    ONNX Runtime and XNNPACK take it, and stop when the program runs.
+    """
+    import torch
+
+    aten = torch.ops.aten
+    for node in program.graph.nodes:
+        if node.target not in (aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input):
+            continue
+        given = dict(zip(("stride", "padding", "output_padding"), node.args[3:6], strict=False)) | node.kwargs
+        n = node.meta["val"].ndim - 2
+        stride, more = (_each(given.get(key, usual), n) for key, usual in (("stride", 1), ("output_padding", 0)))
+        if any(m >= s for s, m in zip(stride, more, strict=True)):
+            raise ExportError(
+                f"the model can't become a program for {target}.",
+                f"a transposed convolution adds {more} to its output (output_padding) and has a stride of {stride}; "
+                "this runtime takes less than the stride.",
+                "leave output_padding out, and F.pad what comes out.",
+            )
+
+
+def _each(value: int | Sequence[int], n: int) -> list[int]:
+    values = [value] if isinstance(value, int) else list(value)
+    return values * n if len(values) == 1 else values
+
+
+def part_float_lines(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """Multiply what a float Conv1d reads by 1 where it comes out of a dequantize. In place; the same numbers.
+
+    ExecuTorch 1.5.1 takes such an input for int8 when it turns the layer into a Conv2d, and then stumbles over its
+    weights (transposed convolutions in groups stay float: XNNPACK has no int8 kernel for them).
+    """
+    import torch
+
+    aten, graph = torch.ops.aten, program.graph_module.graph
+    for node in list(graph.nodes):
+        if node.target not in (aten.conv1d.default, aten.conv_transpose1d.default):
+            continue
+        x, weight = node.args[:2]
+        if "dequantize" in str(x.target) and "dequantize" not in str(weight.target):
+            with graph.inserting_before(node):
+                same = graph.call_function(aten.mul.Tensor, (x, 1.0))
+            same.meta = dict(x.meta)
+            node.replace_input_with(x, same)
+    program.graph_module.recompile()
+    return program
+
+
+def narrow_squeezes(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """Let squeeze(x, dim) name only what has the size 1; the others stay as they are in PyTorch. In place.
+
+    torch.onnx and coremltools write such a squeeze as it is: an invalid file, or a program that can't be finished.
+    """
+    import torch
+
+    aten, graph = torch.ops.aten, program.graph_module.graph
+    for node in list(graph.nodes):
+        if node.target not in (aten.squeeze.dim, aten.squeeze.dims):
+            continue
+        x, named = node.args
+        shape = x.meta["val"].shape
+        dims = [named] if isinstance(named, int) else list(named)
+        fitting = [dim for dim in dims if shape and shape[dim] == 1]
+        if len(fitting) == len(dims):
+            continue
+        with graph.inserting_before(node):
+            other = (
+                graph.call_function(aten.squeeze.dims, (x, fitting))
+                if fitting
+                else graph.call_function(aten.clone.default, (x,))
+            )
+        other.meta = dict(node.meta)
+        node.replace_all_uses_with(other)
+        for output in program.graph_signature.output_specs:
+            if output.arg.name == node.name:
+                output.arg.name = other.name
         graph.erase_node(node)
     program.graph_module.recompile()
     return program

@@ -10,7 +10,7 @@ import numpy as np
 
 from edge_lab.audio import Sound, write_wav
 from edge_lab.bundle import Bundle, Golden, Reference, Scheme
-from edge_lab.errors import BundleError, ExportError, MissingTool
+from edge_lab.errors import BundleError, EdgeLabError, ExportError, MissingTool
 from edge_lab.spec import ModelSpec, preprocess
 
 if TYPE_CHECKING:
@@ -107,6 +107,15 @@ def answers(bundle: Bundle, inputs: Sequence[np.ndarray]) -> tuple[How, list[Out
         if how == "run":
             raise
         return "no", []  # an operator used in a way that the interpreter does not know
+    except EdgeLabError:
+        raise
+    except Exception as error:  # engines raise what they like
+        last = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ExportError(
+            f"the program for {bundle.target} was written but can't be run.",
+            f"{bundle.runtime.package} stops at the first input: {last.strip()[:300]}",
+            "take another target of this platform, or write what that operator does with other torch functions.",
+        ) from error
     if len(found[0]) != len(bundle.outputs):
         raise ExportError(
             f"the program for {bundle.target} returns {len(found[0])} tensors, the model {len(bundle.outputs)}.",

@@ -42,23 +42,10 @@ def export_inductor(job: Job) -> Program:
         report = quantized_layers(module)
     path = job.folder / "model.aoti"
     program = exported_program(job, module)
-    _refuse_writing(program, job.target.name)
     _compile(program, path)
     vouch(path)
     version = version_of("torch")
     return Program(path.name, Runtime("aoti", "inductor", "torch", version, version), report)
-
-
-def _refuse_writing(program: torch.export.ExportedProgram, target: str) -> None:
-    """A program that writes to its input would change its caller's array: `runtime` hands it over uncopied."""
-    with quiet():
-        changed = program.run_decompositions({}).graph_signature.user_inputs_to_mutate
-    if changed:
-        raise ExportError(
-            f"the model can't become a program for {target}.",
-            "it changes its input in place.",
-            "work on a copy (x = x.clone()) at the start of forward.",
-        )
 
 
 def _compile(program: torch.export.ExportedProgram, path: Path) -> None:

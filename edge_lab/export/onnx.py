@@ -12,6 +12,7 @@ from edge_lab.compress.layers import Layer, LayerReport
 from edge_lab.compress.quantize import check_calibration, corrected, quantize_onnx
 from edge_lab.compress.quantized import scheme_of
 from edge_lab.errors import BundleError, ExportError
+from edge_lab.export.expand import refuse_wide_output
 from edge_lab.export.exported import exported_program
 from edge_lab.export.made_with import version_of
 from edge_lab.export.onnx_write import keep_scopes, to_float16, write_program
@@ -67,6 +68,7 @@ def export_onnx(job: Job) -> Program:
 
 def _write(job: Job, path: Path) -> None:
     program = exported_program(job)
+    refuse_wide_output(program, job.target.name)
     write_program(program, path, [job.spec.input.name], [out.name for out in job.outputs])
     values = [node.meta.get("val") for node in program.graph.nodes]
     inside = {str(getattr(value, "dtype", "")).removeprefix("torch.") for value in values} & {"bfloat16", "float64"}

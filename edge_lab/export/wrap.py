@@ -19,14 +19,16 @@ class FlatOutputs(torch.nn.Module):
     """Returns the tensors of an output (nested in dicts, lists, dataclasses) as a flat tuple, in pytree order.
 
     `copied`: places of outputs that no operator computes: the input, or a parameter. They are copied, because XNNPACK
-    gives no parameter of its own away.
+    gives no parameter of its own away. `writes`: the module writes to its input, which gets a copy to write to:
+    runtimes hand over the caller's array, or memory that they reuse.
     """
 
-    def __init__(self, module: torch.nn.Module, copied: tuple[int, ...] = ()) -> None:
+    def __init__(self, module: torch.nn.Module, copied: tuple[int, ...] = (), *, writes: bool = False) -> None:
         super().__init__()
-        self.module, self.copied = module, copied
+        self.module, self.copied, self.writes = module, copied, writes
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:  # noqa: D102
+        x = x.clone() if self.writes else x
         leaves = [leaf for leaf in pytree.tree_leaves(self.module(x)) if isinstance(leaf, torch.Tensor)]
         return tuple(leaf.clone() if i in self.copied else leaf for i, leaf in enumerate(leaves))
 
@@ -62,17 +64,19 @@ def flatten(
         taken: names that outputs can't have: those of the inputs.
     """
     x = torch.from_numpy(example.copy())
+    before = x._version
     with calling():
         value = module(x)
+    writes = x._version != before
     leaves, _ = pytree.tree_flatten_with_path(value)
     _check_leaves(module, [leaf for _, leaf in leaves])
     found = [(path, leaf) for path, leaf in leaves if isinstance(leaf, torch.Tensor)]
-    copied = _not_computed(module, x, [leaf for _, leaf in found])
+    copied = _not_computed(module, x.clone() if writes else x, [leaf for _, leaf in found])
     called = names(["_".join(_key(part) for part in path) for path, _ in found], taken)
     specs = tuple(_spec(name, leaf) for name, (_, leaf) in zip(called, found, strict=True))
-    plain = isinstance(value, torch.Tensor) and not copied
+    plain = isinstance(value, torch.Tensor) and not copied and not writes
     module = with_plain_weights(module)
-    return module if plain else FlatOutputs(module, copied).eval(), specs
+    return module if plain else FlatOutputs(module, copied, writes=writes).eval(), specs
 
 
 def _not_computed(module: torch.nn.Module, x: torch.Tensor, outputs: list[torch.Tensor]) -> tuple[int, ...]:
