@@ -170,7 +170,7 @@ def test_a_layer_norm_over_several_axes_stays_float_in_onnx(tmp_path: Path) -> N
 def test_attention_to_a_single_token_in_onnx(tmp_path: Path) -> None:
     """ONNX Runtime's int8 softmax over one score is 0."""
     net = nn.TransformerEncoderLayer(40, 2, 8, batch_first=True, norm_first=True)
-    assert decibels(net, (1, 1, 40), "linux-onnx-int8", tmp_path) > 25
+    assert decibels(net, (1, 1, 40), "linux-onnx-int8", tmp_path) > 12  # 7 with that kernel
 
 
 @pytest.mark.parametrize(

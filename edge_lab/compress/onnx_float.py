@@ -47,14 +47,18 @@ def _wide_norms(graph: Any) -> set[str]:
 
 
 def _softmax_of_one(graph: Any) -> set[str]:
-    """Softmax over a single score, which is 1 (attention to one token): ONNX Runtime 1.31's int8 kernel answers 0."""
+    """Softmax over a single score, which is 1 (attention to one token): ONNX Runtime 1.31's int8 kernel answers 0.
+
+    With what reads it: between two int8 neighbours ONNX Runtime takes that kernel all the same.
+    """
     shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in (*graph.value_info, *graph.output)}
     found = set()
     for node in graph.node:
         shape = shapes.get(node.output[0]) if node.op_type == "Softmax" else None
         if shape:
             axis = next((int(a.i) for a in node.attribute if a.name == "axis"), -1)
-            found |= {node.name} if shape[axis] == 1 else set()
+            if shape[axis] == 1:
+                found |= {node.name, *(reader.name for reader in graph.node if node.output[0] in reader.input)}
     return found
 
 
