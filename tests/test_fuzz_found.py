@@ -111,6 +111,7 @@ class Of(nn.Module):
         (lambda x: 2 * F.pad(x, (1, 1, 2, 0, 1, 1), mode="circular"), (1, 2, 4, 5, 6)),
         (lambda x: 2 * F.pad(x, (-1, 2, 0, 1), mode="circular"), (1, 3, 5, 6)),
         (lambda x: F.log_softmax(100 * x, 1), (1, 8)),
+        (lambda x: F.interpolate(x, scale_factor=1.5, mode="bilinear", antialias=True), (1, 2, 6, 8)),
     ],
 )
 def test_functions_that_core_ml_has_no_operator_for(
@@ -241,3 +242,21 @@ def test_an_export_leaves_the_model_as_it_is(target: str, tmp_path: Path) -> Non
     decibels(net, (1, 3, 8, 8), target, tmp_path)
     for name, value in net.state_dict().items():
         assert torch.equal(value, before[name]), name
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_stored_statistics_of_an_instance_norm_go_to_core_ml(axes: int, tmp_path: Path) -> None:
+    """coremltools measures the input all the same: -5 dB, refused by the gate."""
+    kind = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)[axes - 1]
+    net = kind(4, affine=True, track_running_stats=True)
+    torch.nn.init.normal_(net.running_mean)
+    assert decibels(net, (1, 4, *(5, 6, 7)[:axes]), "ios-coreml-fp32", tmp_path) > 110
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+def test_antialias_in_onnx_and_core_ml(mode: str, tmp_path: Path) -> None:
+    """torch.onnx writes the kernel of the plain bicubic resize (38 dB); Core ML has no such filter."""
+    net = Of(lambda x: F.interpolate(x, scale_factor=0.5, mode=mode, antialias=True))
+    assert decibels(net, (1, 2, 12, 14), "linux-onnx-fp32", tmp_path) > 110
+    with pytest.raises(ExportError, match="antialias"):
+        decibels(net, (1, 2, 12, 14), "ios-coreml-fp32", tmp_path)

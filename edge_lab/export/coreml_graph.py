@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from edge_lab.errors import ExportError
 from edge_lab.export.expand import drop_aliases, narrow_squeezes
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ def core_ml_graph(program: torch.export.ExportedProgram) -> torch.export.Exporte
     from edge_lab.export.coreml_math import math_rules
     from edge_lab.export.coreml_rules import rules
 
+    _refuse_antialias(program)
     own = rules() | math_rules() | edge_rules()
     program = program.run_decompositions(own)
     for _ in range(_ROUNDS):
@@ -27,6 +29,21 @@ def core_ml_graph(program: torch.export.ExportedProgram) -> torch.export.Exporte
             break
         program = program.run_decompositions(own | table)
     return _with_own_tensors(keep_inputs_apart(drop_aliases(narrow_squeezes(program))))
+
+
+def _refuse_antialias(program: torch.export.ExportedProgram) -> None:
+    """coremltools 9 overlooks `antialias` where it matters: a bilinear one that enlarges is the usual one."""
+    for node in program.graph.nodes:
+        kind = str(node.target)
+        if node.op != "call_function" or "_aa." not in kind or "upsample" not in kind:
+            continue
+        old, new = node.args[0].meta["val"].shape[2:], node.meta["val"].shape[2:]
+        if "bicubic" in kind or any(after < before for before, after in zip(old, new, strict=True)):
+            raise ExportError(
+                "the model can't become a Core ML program.",
+                f"it resizes {tuple(old)} to {tuple(new)} with antialias=True; Core ML has no such filter.",
+                "resize with antialias=False, average first (F.avg_pool2d), or resize before the model.",
+            )
 
 
 _ROUNDS = 4  # what an operator is made of may need taking apart, too

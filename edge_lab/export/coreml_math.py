@@ -31,6 +31,7 @@ def math_rules() -> dict[Any, Callable[..., Any]]:
         aten.fmin.default: torch.minimum,
         aten.signbit.default: lambda x: x < 0,
         aten.gelu.default: _gelu,
+        aten.instance_norm.default: _instance_norm,
         aten.log_softmax.int: _log_softmax,
         aten._log_softmax.default: _log_softmax,
         aten.log_sigmoid.default: lambda x: -F.softplus(-x),
@@ -56,6 +57,12 @@ def _trunc(x: Tensor) -> Tensor:
 def _fmod(x: Tensor, y: Any) -> Tensor:
     out: Tensor = x - y * _trunc(x / y)
     return out
+
+
+def _instance_norm(x: Tensor, *rest: Any) -> Any:
+    """coremltools measures the input also where stored statistics are meant (track_running_stats)."""
+    weight, bias, mean, variance, measure, _, eps, *_ = rest
+    return NotImplemented if measure else F.batch_norm(x, mean, variance, weight, bias, False, 0.0, eps)
 
 
 def _log_softmax(x: Tensor, dim: int, other: Any = None) -> Tensor:

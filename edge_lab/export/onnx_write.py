@@ -54,8 +54,18 @@ def write_program(
         for graph in (written.model.graph, *written.model.functions.values()):
             for node in graph:
                 node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)
+                _name_cubic(node)
         written.save(str(path), external_data=False)
     onnx.checker.check_model(str(path))
+
+
+def _name_cubic(node: Any) -> None:
+    """PyTorch's bicubic kernel is Keys' with a = -0.75, and -0.5 with antialias; the exporter writes one for both."""
+    import onnx_ir as ir
+
+    attributes = node.attributes
+    if node.op_type == "Resize" and "antialias" in attributes and attributes["antialias"].value:
+        attributes["cubic_coeff_a"] = ir.AttrFloat32("cubic_coeff_a", -0.5)
 
 
 def write_onnx(model: Model, path: Path | str, *, opset: int | None = None, dynamic: Sequence[Axis] = ()) -> OnnxFile:
