@@ -18,10 +18,11 @@ def core_ml_graph(program: torch.export.ExportedProgram) -> torch.export.Exporte
     """
     from edge_lab.export.coreml_edges import edge_rules
     from edge_lab.export.coreml_math import math_rules
+    from edge_lab.export.coreml_options import option_rules
     from edge_lab.export.coreml_rules import rules
 
     _refuse_antialias(program)
-    own = rules() | math_rules() | edge_rules()
+    own = rules() | math_rules() | edge_rules() | option_rules()
     program = program.run_decompositions(own)
     for _ in range(_ROUNDS):
         table = _rules_for_unknown(program, own)

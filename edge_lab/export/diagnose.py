@@ -208,6 +208,13 @@ def diagnose(error: BaseException, model: str, target: str) -> ExportError:
             values = {"op": names[0], "op2": names[-1], "where": where}
             return ExportError(what, pattern.why.format(**values), pattern.fix.format(**values))
     last = next((line for line in str(error).splitlines() if line.strip()), "no message")
+    operator = _being_converted(error)
+    if operator:
+        return ExportError(
+            what,
+            f"coremltools can't convert {operator} as it is used here: {last.strip()[:300]}{where}",
+            "express it with other torch functions; the ONNX, XNNPACK and .pt2 targets don't share this converter.",
+        )
     return ExportError(
         what,
         f"{type(error).__name__}: {last.strip()[:300]}{where}",
@@ -237,6 +244,16 @@ def _where(error: BaseException, text: str) -> tuple[str, str]:
             place = f"your cell, line {line}" if "ipykernel" in file else "/".join(Path(file).parts[-2:]) + f":{line}"
             return f" ({place}: `{source[:80]}`)" if source else f" ({place})", source
     return "", ""
+
+
+def _being_converted(error: BaseException | None) -> str:
+    """The operator that coremltools was at; its messages seldom say."""
+    while error is not None:
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            if frame.f_code.co_name == "convert_single_node":
+                return str(frame.f_locals["node"].kind)
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def _frames(error: BaseException | None) -> Iterator[tuple[str, int]]:

@@ -72,6 +72,29 @@ def expand_gelu(program: torch.export.ExportedProgram) -> torch.export.ExportedP
     return program
 
 
+def expand_addmm(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """Write addmm(x, a, b, beta=, alpha=) as x * beta + a @ b * alpha. In place. ExecuTorch 1.5.1 forgets both."""
+    import torch
+
+    aten, graph = torch.ops.aten, program.graph_module.graph
+    for node in list(graph.nodes):
+        beta, alpha = node.kwargs.get("beta", 1), node.kwargs.get("alpha", 1)
+        if node.target != aten.addmm.default or (beta == 1 and alpha == 1):
+            continue
+        x, *factors = node.args
+        with graph.inserting_before(node):
+            product = graph.call_function(aten.mm.default, tuple(factors))
+            scaled = graph.call_function(aten.mul.Tensor, (product, float(alpha)))
+            base = graph.call_function(aten.mul.Tensor, (x, float(beta)))
+            total = graph.call_function(aten.add.Tensor, (base, scaled))
+        for new, like in ((product, node), (scaled, node), (base, x), (total, node)):
+            new.meta = dict(like.meta)
+        node.replace_all_uses_with(total)
+        graph.erase_node(node)
+    program.graph_module.recompile()
+    return program
+
+
 def flatten_softmax(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
     """Write softmax(x, -1) of a 4-D tensor as the softmax of a 3-D view. In place; the same numbers.
 

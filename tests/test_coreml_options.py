@@ -1,0 +1,99 @@
+"""Options of common functions that coremltools overlooks, and functions that it has no conversion for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import edge_lab
+from edge_lab.errors import ExportError
+from edge_lab.measure.mil import run_or_interpret
+
+pytestmark = pytest.mark.slow
+SHAPE = (1, 4, 6)
+ROWS = torch.linspace(-1, 1, 24).reshape(4, 6)
+BOUNDS = torch.tensor([-1.0, 0.0, 1.0])
+
+
+class Of(nn.Module):
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "add": lambda x: torch.add(x, x.flip(1), alpha=0.5),
+    "add a number": lambda x: torch.add(x, 2.0, alpha=0.5),
+    "sub": lambda x: torch.sub(x, x.flip(1), alpha=0.5),
+    "rsub": lambda x: torch.rsub(x, x.flip(1), alpha=0.5),
+    "3 - x": lambda x: 3 - x,
+    "addmv": lambda x: torch.addmv(x[0, :, 0], x[0], ROWS[0], beta=0.5, alpha=2.0),
+    "addbmm": lambda x: torch.addbmm(ROWS[:, :4], x, x.transpose(1, 2), beta=0.5, alpha=2.0),
+    "clamp by tensors": lambda x: torch.clamp(x, -ROWS.abs(), ROWS.abs()),
+    "variance of all": lambda x: x.var().reshape(1, 1),
+    "variance of two axes": lambda x: torch.var(x, (1, 2), correction=2),
+    "standard deviation": lambda x: x.std(1, correction=0),
+    "variance and mean": lambda x: torch.cat(torch.var_mean(x, 1, correction=0, keepdim=True), 1),
+    "softplus": lambda x: F.softplus(x, beta=2, threshold=3),
+    "product": lambda x: x.prod(1),
+    "round": lambda x: torch.round(x * 10, decimals=1),
+    "lerp": lambda x: torch.lerp(x, x.flip(1), 0.3),
+    "kth": lambda x: x.kthvalue(2, 1)[0],
+    "median": lambda x: x.median(1, keepdim=True)[0],
+    "cosine": lambda x: F.cosine_similarity(x, x.flip(1), dim=1),
+    "distances": lambda x: torch.cdist(x, x.flip(1)),
+    "infinite": lambda x: torch.isinf(x).float() + x,
+    "ldexp": lambda x: torch.ldexp(x, torch.tensor(2)),
+    "diagonal above": lambda x: torch.diagonal(x, 1, 1, 2),
+    "diagonal below": lambda x: torch.diagonal(x, -2, 2, 1),
+    "windows": lambda x: x.unfold(2, 3, 2),
+    "bucketize": lambda x: torch.bucketize(x, BOUNDS).float(),
+    "bucketize right": lambda x: torch.bucketize(x.round(), BOUNDS, right=True).float(),
+    "rms": lambda x: F.rms_norm(x, (6,)),
+    "rms of two axes": lambda x: F.rms_norm(x, (4, 6), ROWS, 0.1),
+    "gather": lambda x: x.gather(1, torch.zeros(1, 2, 6, dtype=torch.long)),
+    "affine grid": lambda x: F.grid_sample(
+        x.reshape(1, 1, 4, 6),
+        F.affine_grid(torch.tensor([[[1.0, 0.1, 0], [0, 1, 0.2]]]), [1, 1, 4, 6], align_corners=False),
+        align_corners=False,
+    ),
+}
+
+
+def _decibels(net: nn.Module, target: str, out: Path) -> float:
+    rng = np.random.default_rng(0)
+    inputs = [rng.standard_normal(SHAPE).astype(np.float32) for _ in range(6)]
+    model = edge_lab.from_module(net.eval(), SHAPE, name="net", task="tensor")
+    session = run_or_interpret(edge_lab.to(model, target, golden=inputs[:3], out=out))
+    with torch.no_grad():
+        wanted = np.stack([net(torch.from_numpy(x)).numpy() for x in inputs[3:]]).astype(np.float64)
+    noise = wanted - np.stack([session.run(x)[0] for x in inputs[3:]])
+    return float(10 * np.log10(np.square(wanted).sum() / max(np.square(noise).sum(), 1e-30)))
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_core_ml_computes_what_pytorch_does(name: str, tmp_path: Path) -> None:
+    assert _decibels(Of(FUNCTIONS[name]), "ios-coreml-fp32", tmp_path) > 110
+
+
+@pytest.mark.parametrize("target", ["linux-xnnpack-fp32", "linux-portable-fp32", "ios-coreml-fp32"])
+def test_both_factors_of_addmm(target: str, tmp_path: Path) -> None:
+    """ExecuTorch forgets them: 6 dB, refused by the gate."""
+    net = Of(lambda x: torch.addmm(x[0, :, :4], x[0], ROWS.T, beta=0.5, alpha=2.0))
+    assert _decibels(net, target, tmp_path) > 110
+
+
+def test_a_refusal_names_the_operator_that_coremltools_was_at(tmp_path: Path) -> None:
+    """Its own words: "If there existed any whole slice (e.g. : in x[:, 0]), only ... handled yet"."""
+    net = Of(lambda x: torch.zeros(1, 4, 6).index_add(1, torch.tensor([0, 1, 1, 2]), x))
+    with pytest.raises(ExportError, match="can't convert index_put as it is used here"):
+        _decibels(net, "ios-coreml-fp32", tmp_path)
