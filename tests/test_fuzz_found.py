@@ -168,6 +168,13 @@ def test_a_layer_norm_over_several_axes_stays_float_in_onnx(tmp_path: Path) -> N
     assert decibels(net, (1, 4, 6, 6), "linux-onnx-int8", tmp_path) > 25
 
 
+def test_a_bicubic_resize_between_int8_layers_in_onnx(tmp_path: Path) -> None:
+    """ONNX Runtime has no such kernel for int8, and the program stopped when it ran."""
+    enlarged = Of(lambda y: F.interpolate(y, size=(9, 9), mode="bicubic"))
+    net = nn.Sequential(nn.Conv2d(4, 8, 3), enlarged, nn.Conv2d(8, 4, 3))
+    assert decibels(net, (1, 4, 8, 8), "linux-onnx-int8", tmp_path) > 25
+
+
 def test_attention_to_a_single_token_in_onnx(tmp_path: Path) -> None:
     """ONNX Runtime's int8 softmax over one score is 0."""
     net = nn.TransformerEncoderLayer(40, 2, 8, batch_first=True, norm_first=True)

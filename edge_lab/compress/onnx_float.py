@@ -29,6 +29,7 @@ def float_nodes(model: Any, calibration: Sequence[np.ndarray], keep_float: tuple
     graph = model.graph
     kept = set(kept_onnx_nodes(graph, keep_float)) | _before_softmax(graph)
     kept |= {node.name for node in graph.node if node.op_type == "ConvTranspose" and _groups(node) > 1}
+    kept |= {n.name for n in graph.node if n.op_type == "Resize" and _text(n, "mode") == "cubic"}  # no int8 kernel
     kept |= _wide_norms(graph) | _softmax_of_one(graph)
     spoiled = _spoiled(model, calibration)
     kept |= {node.name for node in graph.node if spoiled.intersection((*node.input, *node.output))}
@@ -38,6 +39,10 @@ def float_nodes(model: Any, calibration: Sequence[np.ndarray], keep_float: tuple
 def _groups(node: Any) -> int:
     """Of a transposed convolution: its weight has no axis with all output channels if it has several."""
     return next((int(a.i) for a in node.attribute if a.name == "group"), 1)
+
+
+def _text(node: Any, attribute: str) -> str:
+    return next((a.s.decode() for a in node.attribute if a.name == attribute), "")
 
 
 def _wide_norms(graph: Any) -> set[str]:
