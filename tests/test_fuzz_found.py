@@ -267,3 +267,13 @@ def test_antialias_in_onnx_and_core_ml(mode: str, tmp_path: Path) -> None:
     assert decibels(net, (1, 2, 12, 14), "linux-onnx-fp32", tmp_path) > 110
     with pytest.raises(ExportError, match="antialias"):
         decibels(net, (1, 2, 12, 14), "ios-coreml-fp32", tmp_path)
+
+
+def test_two_float32_readers_of_one_value_in_float16(tmp_path: Path) -> None:
+    """The converter wrote one cast for each, under one name: "Graph must be in single static assignment form"."""
+
+    def large(x: Tensor) -> Tensor:
+        y = torch.sigmoid(x)
+        return torch.tanh(y * 1e5 - 5e4) + torch.relu(y * 2e5) * 1e-5
+
+    assert decibels(Of(large), (1, 8), "linux-onnx-fp16", tmp_path) > 50

@@ -13,7 +13,7 @@ from torch import nn
 
 from edge_lab import Model, ModelSpec, TensorSpec, zoo
 from edge_lab.bundle import Bundle
-from edge_lab.errors import InputError
+from edge_lab.errors import ExportError, InputError
 from edge_lab.export import to
 from edge_lab.flow import coverage, run
 from edge_lab.spec import Preprocess
@@ -86,6 +86,20 @@ class Masked(Text):
 def test_the_cause_and_the_way_in_are_named(module: nn.Module, shape: tuple[int, ...], message: str) -> None:
     with pytest.raises(InputError, match=message):
         zoo.from_module(module, shape)
+
+
+class AutocastInside(Net):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return super().forward(x).float()
+
+
+@pytest.mark.slow
+def test_an_autocast_that_is_left_inside_can_not_become_integers(tmp_path: Path) -> None:
+    data = list(np.random.default_rng(0).standard_normal((4, *SHAPE)).astype(np.float32))
+    model = zoo.from_module(AutocastInside(), SHAPE, task="tensor")
+    with pytest.raises(ExportError, match="computes in BFloat16"):
+        to(model, "linux-onnx-int8", calibration=data, out=tmp_path)
 
 
 @pytest.mark.parametrize("shape", [SHAPE, (1, 3, 40, 32)])

@@ -159,6 +159,11 @@ _PATTERNS = (
         "express it with other torch functions, or register one with @coremltools' register_torch_op.",
     ),
     Pattern(
+        r"Got unsupported ScalarType (?P<op>\w+)",
+        "a part of it computes in {op}, and integers are made of float32{where}.",
+        "take torch.autocast or the cast (.bfloat16(), .half()) out of forward, and call .float() on the network.",
+    ),
+    Pattern(
         r"KeyError: torch\.(?P<op>u?int\d+|bfloat16|float\w+|complex\w+|bool)\b",
         "the converter has no type {op}.",
         "use float32 or int32 in its place.",

@@ -183,10 +183,20 @@ def to_float16(source: Path, target: Path, example: np.ndarray) -> None:
     with quiet():
         kept = too_large_for_half(model, example)
         model = convert_float_to_float16(model, keep_io_types=True, node_block_list=kept)
+    _drop_repeated_casts(model.graph)
     _join_floats(model.graph)
     _sort(model.graph)
     onnx.save(model, target)
     onnx.checker.check_model(str(target))
+
+
+def _drop_repeated_casts(graph: Any) -> None:
+    """The converter casts a value once for each float32 node that reads it, to one and the same name."""
+    written = set[str]()
+    for node in [n for n in graph.node if n.op_type == "Cast"]:
+        if node.output[0] in written:
+            graph.node.remove(node)
+        written.add(node.output[0])
 
 
 def _join_floats(graph: Any) -> None:
