@@ -98,7 +98,7 @@ class AutocastInside(Net):
 def test_an_autocast_that_is_left_inside_can_not_become_integers(tmp_path: Path) -> None:
     data = list(np.random.default_rng(0).standard_normal((4, *SHAPE)).astype(np.float32))
     model = zoo.from_module(AutocastInside(), SHAPE, task="tensor")
-    with pytest.raises(ExportError, match="computes in BFloat16"):
+    with pytest.raises(ExportError, match="computes in bfloat16"):
         to(model, "linux-onnx-int8", calibration=data, out=tmp_path)
 
 

@@ -159,7 +159,7 @@ _PATTERNS = (
         "express it with other torch functions, or register one with @coremltools' register_torch_op.",
     ),
     Pattern(
-        r"Got unsupported ScalarType (?P<op>\w+)",
+        r"Got unsupported ScalarType (?P<op>\w+)|Type 'tensor\((?P<op2>bfloat16|double)\)' of input parameter",
         "a part of it computes in {op}, and integers are made of float32{where}.",
         "take torch.autocast or the cast (.bfloat16(), .half()) out of forward, and call .float() on the network.",
     ),
