@@ -5,8 +5,12 @@ Everything in `__all__` is imported on first use, so that `import edge_lab` cost
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING
+
+# ONNX Runtime's Linux builds report to their maker unless this stands in the environment before they are loaded.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from edge_lab import check, compress, data, doctor, errors, export, flow, measure, report, runtime, spec, train, zoo
