@@ -38,10 +38,18 @@ def read_image(path: Path | str) -> Image:
             return to_rgb(ImageOps.exif_transpose(image), image, str(path))
     except InputError as error:
         raise DataError(*error.args) from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise DataError(
+            f"{path} is too large to be read.",
+            f"it has more than {2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6} million pixels; every reader stops there.",
+            "make it smaller first.",
+        ) from error
+    except FileNotFoundError as error:
+        raise DataError(f"there is no picture {path}.", "nothing exists at that path.", "check the path.") from error
+    except Exception as error:  # Pillow's readers raise what they like: NotImplementedError, IndexError, struct.error
         raise DataError(
             f"{path} could not be read as an image.",
-            str(error),
+            str(error) or type(error).__name__,
             "open it in an image viewer; save it again as JPEG or PNG, or leave it out.",
         ) from error
 

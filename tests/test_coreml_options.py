@@ -110,3 +110,19 @@ def test_a_refusal_names_the_operator_that_coremltools_was_at(tmp_path: Path) ->
     net = Of(lambda x: torch.zeros(1, 4, 6).index_add(1, torch.tensor([0, 1, 1, 2]), x))
     with pytest.raises(ExportError, match="can't convert index_put as it is used here"):
         _decibels(net, "ios-coreml-fp32", tmp_path)
+
+
+def test_six_axes_are_named(tmp_path: Path) -> None:
+    class Windows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.before, self.after = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.before(x).view(1, 8, 4, 2, 4, 2).permute(0, 2, 4, 3, 5, 1).reshape(16, 4, 8)
+            return self.after((y * 2).view(1, 4, 4, 2, 2, 8).permute(0, 5, 1, 3, 2, 4).reshape(1, 8, 8, 8))
+
+    data = list(np.random.default_rng(0).standard_normal((4, 1, 3, 8, 8)).astype(np.float32))
+    model = edge_lab.from_module(Windows().eval(), (1, 3, 8, 8), name="net", task="tensor")
+    with pytest.raises(ExportError, match="a tensor of 6 axes, and Core ML's have five"):
+        edge_lab.to(model, "ios-coreml-int8", calibration=data, out=tmp_path)

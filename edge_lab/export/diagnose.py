@@ -119,6 +119,11 @@ _PATTERNS = (
         "make the state an input and an output, and let the app carry it from call to call.",
     ),
     Pattern(
+        r"Core ML only supports tensors with rank <= 5\..*?outputs a rank (?P<op>\d+) tensor",
+        "it makes a tensor of {op} axes, and Core ML's have five at most{where}.",
+        "permute in two steps with fewer axes each. In fp16 and fp32 coremltools rewrites some of these by itself.",
+    ),
+    Pattern(
         r"float output size is not supported for the upsample op _?(?P<op>\w+)",
         "Core ML resizes to a size, and {op} was given a factor that does not lead to a whole one{where}.",
         "pass size= to F.interpolate, or recompute_scale_factor=True (another answer, a little), and no antialias.",

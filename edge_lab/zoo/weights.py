@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from edge_lab.errors import DataError, InputError
+from edge_lab.zoo.kinds import kind_of
 from edge_lab.zoo.matching import TensorSet, matched, tensor_sets
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
             f"it is a {type(content).__name__} without tensors by name.",
             "save them with torch.save(network.state_dict(), path).",
         )
+    _refuse_strange(path, sets)
     labels = meta.get("labels", ())
     known = isinstance(labels, (list, tuple)) and all(isinstance(label, str) for label in labels)
     trained_on = meta.get("weights")
@@ -79,6 +81,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
 def _read(path: Path) -> Any:
     import torch
 
+    known = kind_of(path)
+    if known is not None:
+        raise DataError(f"{path} is not a checkpoint.", *known)
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -95,6 +100,23 @@ def _read(path: Path) -> Any:
         ) from None
     except Exception as error:
         raise _damaged(path, error) from error
+
+
+def _refuse_strange(path: Path, sets: list[TensorSet]) -> None:
+    """DataError for tensors that hold no plain numbers: a copy of them would fail, or be something else."""
+    import torch
+
+    for found in sets:
+        for name, tensor in found.tensors.items():
+            if tensor.is_meta:
+                kind, fix = "has no numbers: it is on the device meta", "save it after the weights were made or loaded."
+            elif tensor.is_quantized:
+                kind, fix = f"is quantized ({tensor.dtype})", "save the float network; `to` quantizes it."
+            elif tensor.layout != torch.strided:
+                kind, fix = f"is sparse ({tensor.layout})", f"save {name}.to_dense()."
+            else:
+                continue
+            raise DataError(f"{path} has a tensor that can't be loaded.", f"{name} {kind}.", fix)
 
 
 def _code_in(path: Path, message: str) -> str:
@@ -131,4 +153,13 @@ def load_into(module: nn.Module, checkpoint: Checkpoint, source: str) -> None:
 
     What wrappers put around the names is left out: see `edge_lab.zoo.matching`.
     """
-    module.load_state_dict(matched(module.state_dict(), checkpoint.sets, source), strict=False)
+    own = module.state_dict()
+    tensors = matched(own, checkpoint.sets, source)
+    for name, tensor in tensors.items():
+        if own[name].is_floating_point() and not tensor.is_floating_point():
+            raise DataError(
+                f"{source} does not hold the network's numbers.",
+                f"{name} is {str(tensor.dtype).removeprefix('torch.')} there, and {own[name].numel()} floats here.",
+                "integers mean nothing without their scales: save the float network's state_dict().",
+            )
+    module.load_state_dict(tensors, strict=False)
