@@ -12,6 +12,7 @@ from PIL import Image
 
 from edge_lab import data
 from edge_lab.data import digits, photos
+from edge_lab.data.folders import left_out
 from edge_lab.data.splitmix import Stream
 from edge_lab.errors import DataError, InputError
 
@@ -241,3 +242,29 @@ def test_the_fingerprint_of_a_folder_follows_its_content(tmp_path: Path) -> None
     assert data.folder(tmp_path / "two").fingerprint == first
     picture(tmp_path / "two" / "a.png", (0, 0, 0))
     assert data.folder(tmp_path / "two").fingerprint != first
+
+
+def test_files_of_other_kinds_are_counted(tmp_path: Path) -> None:
+    picture(tmp_path / "a.jpg")
+    for name in ("b.HEIC", "c.heic", "d.tif", "noending", ".hidden.heic"):
+        (tmp_path / name).write_bytes(b"x")
+    images = data.folder(tmp_path)
+    assert (len(images), images.skipped) == (1, 0)
+    assert images.others[0] == (".heic", 2)
+    assert set(images.others[1:]) == {(".tif", 1), ("", 1)}
+    text = left_out(images.others)
+    assert "2 .heic" in text
+    assert "1 without an ending" in text
+    assert "heif-convert" in text
+    (tmp_path / "a.jpg").unlink()
+    with pytest.raises(DataError, match=r"2 \.heic"):
+        data.folder(tmp_path)
+
+
+def test_class_folders_in_either_form_of_unicode_and_labels_that_occur_twice(tmp_path: Path) -> None:
+    (tmp_path / "cafe\u0301").mkdir()
+    (tmp_path / "crane").mkdir()
+    picture(tmp_path / "cafe\u0301" / "a.jpg")
+    picture(tmp_path / "crane" / "b.jpg")
+    images = data.folder(tmp_path, ["crane", "caf\u00e9", "crane"])
+    assert dict(zip(images.names, images.targets, strict=True)) == {"cafe\u0301/a.jpg": (1,), "crane/b.jpg": (0, 2)}

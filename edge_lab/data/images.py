@@ -34,6 +34,7 @@ class ImageSet:
         fingerprint: hex hash that changes when any image, label or the order changes.
         read: gives image i; called with 0 <= i < len(names). Can be pickled, so workers can read too.
         skipped: how many files were left out because they could not be read.
+        others: files of kinds that are not read, by ending ("" for none): (ending, how many), most first.
         array: all images as uint8 (N, H, W, 3) if they are already in memory, else None.
     """
 
@@ -46,6 +47,7 @@ class ImageSet:
     fingerprint: str
     read: Reader = field(repr=False)
     skipped: int = 0
+    others: tuple[tuple[str, int], ...] = ()
     array: np.ndarray | None = field(default=None, repr=False)
 
     def __len__(self) -> int:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from edge_lab.data import ImageSet, SoundSet
+from edge_lab.data.folders import left_out
 from edge_lab.errors import EdgeLabError, ExportError, InputError
 from edge_lab.export.inputs import Calibration, halves, noise
 from edge_lab.flow.coverage import COVERAGE_TARGETS, Cell, Coverage, coverage
@@ -107,6 +108,8 @@ def run(
         show(f"preprocessing: {built.spec.assumed}")
     pictures = _pictures(built, images, limit, calibration)
     show(f"{len(pictures.x)} inputs from {pictures.name}")
+    if pictures.images is not None and pictures.images.others:
+        show(left_out(pictures.images.others))
     if any(goal.precision == "int8" for goal in goals):
         show(f"int8 is calibrated with {_calibrated_with(calibration, built.spec)}")
     with tempfile.TemporaryDirectory(prefix="edge-lab-") as folder:
