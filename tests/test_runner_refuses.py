@@ -283,6 +283,14 @@ def test_labels_end_at_line_feeds_only(bundle: Bundle, runner: Path, copy: Path)
     assert {t["index"]: t["label"] for t in top} == dict(enumerate(labels))
 
 
+def test_more_labels_than_scores_are_refused_by_both(runner: Path, library: Path, copy: Path) -> None:
+    opened = Bundle.load(copy)
+    replace(opened, spec=opened.spec.with_(labels=(*opened.spec.labels, "one more"))).save()
+    assert "labels and program belong to different models" in run(runner, "run", copy, PHOTO).stderr
+    with client().Model(copy, library=library) as model, pytest.raises(client().RunnerError, match="different models"):
+        model.predict(PHOTO)
+
+
 @pytest.mark.parametrize("label", ["cat\ndog", "cat\r", "\n"])
 def test_labels_that_hold_a_line_break_are_refused(label: str) -> None:
     model = nets.good()

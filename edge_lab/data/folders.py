@@ -26,9 +26,9 @@ def folder(path: Path | str, labels: Sequence[str] = ()) -> ImageSet:
     """All images below a folder, in the order of their names.
 
     Reads .jpg, .jpeg, .png, .webp and .bmp in any case, in sub-folders too; names that start with a dot are not looked
-    at, and other files are counted by their endings (`others`). Every image is decoded once here (JPEGs at reduced size,
-    in threads), so `skipped` is right from the start and a later read doesn't fail: expect about a minute for 10,000
-    camera photos.
+    at, and other files are counted by their endings (`others`). Every image is decoded once here (JPEGs at reduced
+    size, in threads), so `skipped` is right from the start and a later read doesn't fail: expect about a minute for
+    10,000 camera photos.
 
     Args:
         path: the folder.

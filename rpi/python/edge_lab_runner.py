@@ -121,6 +121,11 @@ class Model:
     def predict(self, source: Path | str | np.ndarray) -> list[Prediction]:
         """The best answers for a file or for pixels, best first."""
         scores = self.run(self.preprocess(source))[0].astype(np.float64).reshape(-1)
+        if self.labels and len(self.labels) != scores.size:
+            raise RunnerError(
+                f"the output holds {scores.size} scores, and the bundle {len(self.labels)} labels.\n"
+                "  why: labels and program belong to different models.\n  fix: export the bundle again."
+            )
         if self.info["softmax"]:
             scores = np.exp(scores - scores.max())
             scores = scores / scores.sum()
