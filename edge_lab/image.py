@@ -1,16 +1,19 @@
 """Pictures of every kind to 8-bit RGB, and the resize of the spec: the wanted part of its result, and no more.
 
 Of 16-bit values the high byte counts (`v >> 8`), as Pillow and libpng read 16-bit colours. Floats and 32-bit integers
-are refused: nothing in them says which number is white. `edge_lab.spec` says what is done with the pixels.
+are refused: nothing in them says which number is white. PNG and JPEG files that were cut or changed are refused, too
+(`edge_lab.damage`). `edge_lab.spec` says what is done with the pixels.
 """
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from edge_lab.damage import damage
 from edge_lab.errors import DataError, InputError
 
 if TYPE_CHECKING:
@@ -29,13 +32,18 @@ def read_image(path: Path | str) -> Image:
     """Decode an image file to 8-bit RGB, turned upright by its EXIF tag; 16-bit values give their high byte.
 
     Raises:
-        DataError: the file is missing, cut off, not an image, or holds floats or 32-bit integers.
+        DataError: the file is missing, damaged, not an image, or holds floats or 32-bit integers.
     """
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(path) as image:
+        data = path.read() if isinstance(path, io.IOBase) else Path(path).read_bytes()
+        if problem := damage(data):
+            raise DataError(f"{path} is damaged.", f"{problem}.", "copy or download it again, or leave it out.")
+        with Image.open(io.BytesIO(data)) as image:
             return to_rgb(ImageOps.exif_transpose(image), image, str(path))
+    except DataError:
+        raise
     except InputError as error:
         raise DataError(*error.args) from None
     except Image.DecompressionBombError as error:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edge_lab.damage import damage
 from edge_lab.data.images import ImageSet, hash_of
 from edge_lab.errors import DataError
 from edge_lab.image import read_image
@@ -129,6 +130,8 @@ def _check(file: Path) -> _Checked:
 
     try:
         data = file.read_bytes()
+        if problem := damage(data):
+            return _Checked("", problem)
         with Image.open(io.BytesIO(data)) as image:
             image.draft("RGB", (image.width // 8 or 1, image.height // 8 or 1))
             image.load()

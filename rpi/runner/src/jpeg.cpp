@@ -32,7 +32,11 @@ void fail(j_common_ptr info) {
 }
 
 void warn(j_common_ptr info, int level) {
-  if (level < 0 && info->err->msg_code == JWRN_JPEG_EOF) decoder_of(info)->cut_off = true;
+  if (level >= 0) return;
+  const int code = info->err->msg_code;
+  // Data that stops at the end marker: a file that was cut and closed again.
+  const bool closed = code == JWRN_HIT_MARKER && decoder_of(info)->info.unread_marker == JPEG_EOI;
+  if (code == JWRN_JPEG_EOF || closed) decoder_of(info)->cut_off = true;
 }
 
 void silent(j_common_ptr) {}

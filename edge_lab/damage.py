@@ -1,0 +1,123 @@
+"""Is a picture's file whole? Pillow fills what is missing with black or grey and says nothing.
+
+The C++ runner refuses the same files: libpng checks its sums, and libjpeg says when it met the end of the picture
+before the last pixel.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import zlib
+from collections.abc import Iterator
+
+import numpy as np
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of a PNG, by colour type
+_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # inside of compressed data everything else belongs to it
+_SOS, _EOI, _ARITHMETIC = 0xDA, 0xD9, (0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF)
+_BARE = (0x01, *range(0xD0, 0xD9))  # markers without a length
+
+
+def damage(data: bytes) -> str:
+    """What is missing or changed in a file that is a PNG or a JPEG; "" if nothing is, and for files of other kinds."""
+    if data.startswith(_PNG):
+        return _of_png(data)
+    return "the JPEG ends before its last pixel" if data.startswith(b"\xff\xd8") and _ends_early(data) else ""
+
+
+def _of_png(data: bytes) -> str:
+    header, compressed = b"", list[bytes]()
+    for kind, body, whole in _chunks(data):
+        if kind == b"IHDR":
+            header = body
+        elif kind == b"IDAT":
+            compressed.append(body)
+        if not whole and (kind in (b"IHDR", b"PLTE", b"IDAT", b"IEND")):
+            return f"the checksum of a part of the PNG ({kind.decode('latin-1')}) is wrong: it was changed on its way"
+    if len(header) != 13 or not compressed:
+        return ""  # Pillow's business
+    wanted, found, inflate = _raw_bytes(header), 0, zlib.decompressobj()
+    try:
+        for body in compressed:
+            while body and found < wanted:
+                found += len(inflate.decompress(body, 1 << 20))
+                body = inflate.unconsumed_tail
+    except zlib.error as error:
+        return f"the PNG's pixels can't be unpacked ({error})"
+    return "the PNG ends before its last row" if found < wanted else ""
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
+    """(Kind, content, whether its checksum is right) of every chunk that is there to its end."""
+    place = len(_PNG)
+    while place + 12 <= len(data):
+        length = int.from_bytes(data[place : place + 4], "big")
+        end = place + 12 + length
+        if end > len(data):
+            return
+        kind, body = data[place + 4 : place + 8], data[place + 8 : end - 4]
+        yield kind, body, zlib.crc32(kind + body) == int.from_bytes(data[end - 4 : end], "big")
+        if kind == b"IEND":
+            return
+        place = end
+
+
+def _raw_bytes(header: bytes) -> int:
+    """Bytes that the pixels of a PNG have when they are unpacked: a byte for the filter and the pixels of each row."""
+    width, height = int.from_bytes(header[:4], "big"), int.from_bytes(header[4:8], "big")
+    bits = header[8] * _CHANNELS.get(header[9], 1)
+    passes = _ADAM7 if header[12] else ((0, 0, 1, 1),)
+    total = 0
+    for left, top, across, down in passes:
+        columns, rows = -(-(width - left) // across), -(-(height - top) // down)
+        if columns > 0 and rows > 0:
+            total += rows * (1 + -(-columns * bits // 8))
+    return total
+
+
+def _ends_early(data: bytes) -> bool:
+    """Whether a decoder meets the end marker too early: then bytes that are put before it change the picture."""
+    end = _end_marker(data)
+    if end is None:
+        return False
+    filler = np.random.default_rng(0).integers(0, 255, 4096, np.uint8).tobytes()  # no 255: that begins a marker
+    try:
+        return not np.array_equal(_decoded(data), _decoded(data[:end] + filler + data[end:]))
+    except (OSError, SyntaxError, ValueError):
+        return False  # whoever opens it will hear why
+
+
+def _end_marker(data: bytes) -> int | None:
+    """Where the end marker stands; None if there is none, or nothing can be told (arithmetic coding)."""
+    place = 2
+    while place + 4 <= len(data):
+        if data[place] != 0xFF:
+            return None
+        kind = data[place + 1]
+        if kind == 0xFF or kind in _BARE:
+            place += 1 if kind == 0xFF else 2
+            continue
+        if kind == _EOI:
+            return place
+        if kind in _ARITHMETIC:
+            return None
+        place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+        if kind == _SOS:
+            found = _MARKER.search(data, place)
+            if found is None:
+                return None
+            place = found.start()
+    return place if data[place : place + 2] == b"\xff\xd9" else None
+
+
+def _decoded(data: bytes) -> np.ndarray:
+    """A JPEG at an eighth of its size, which still reads all of its data; a progressive one whole: detail comes last."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(data)) as image:
+        if not image.info.get("progressive"):
+            image.draft(None, (image.width // 8 or 1, image.height // 8 or 1))
+        return np.asarray(image)
