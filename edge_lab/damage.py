@@ -114,7 +114,7 @@ def _end_marker(data: bytes) -> int | None:
 
 
 def _decoded(data: bytes) -> np.ndarray:
-    """A JPEG at an eighth of its size, which still reads all of its data; a progressive one whole: detail comes last."""
+    """A JPEG at an eighth of its size, which still reads all of it; a progressive one whole: detail comes last."""
     from PIL import Image
 
     with Image.open(io.BytesIO(data)) as image:

@@ -29,7 +29,7 @@ HEAVY = (
 
 # A module imports only from its own row and the rows above.
 LAYERS = (
-    ("errors", "files", "numbers", "quiet"),
+    ("damage", "errors", "files", "numbers", "quiet"),
     ("image", "ort", "wav"),
     ("audio",),
     ("fixed_mel", "recognize", "spec"),
