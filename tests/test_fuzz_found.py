@@ -277,3 +277,26 @@ def test_two_float32_readers_of_one_value_in_float16(tmp_path: Path) -> None:
         return torch.tanh(y * 1e5 - 5e4) + torch.relu(y * 2e5) * 1e-5
 
     assert decibels(Of(large), (1, 8), "linux-onnx-fp16", tmp_path) > 50
+
+
+@pytest.mark.parametrize("target", ["linux-onnx-fp32", "linux-onnx-int8", "linux-xnnpack-fp32", "linux-xnnpack-int8"])
+def test_attention_that_is_flattened_behind_a_pool_with_ceil_mode(target: str, tmp_path: Path) -> None:
+    """ONNX Runtime counts a window that begins outside; ExecuTorch: "Cannot view a tensor with shape"."""
+
+    def attend(y: Tensor) -> Tensor:
+        y = F.avg_pool2d(y, 1, stride=2, ceil_mode=True)
+        mask = torch.zeros(3, 3).masked_fill(torch.ones(3, 3).tril() == 0, -torch.inf)
+        y = F.scaled_dot_product_attention(y, y * 0.5, y.flip(-2), attn_mask=mask)
+        return y.flatten(2).transpose(1, 2)
+
+    assert decibels(After(attend), (1, 4, 6, 5), target, tmp_path) > 15
+
+
+@pytest.mark.parametrize("size", [(6, 5), (7, 9)])
+@pytest.mark.parametrize("pool", [nn.AvgPool2d, nn.MaxPool2d])
+@pytest.mark.parametrize(("kernel", "stride", "padding"), [(1, 2, 0), (2, 3, 0), (1, 3, 0), (3, 2, 1), (2, 2, 1)])
+def test_ceil_mode_in_onnx(
+    pool: type[nn.Module], kernel: int, stride: int, padding: int, size: tuple[int, int], tmp_path: Path
+) -> None:
+    net = After(lambda y: torch.sigmoid(pool(kernel, stride, padding, ceil_mode=True)(y)) * 2)
+    assert decibels(net, (1, 4, *size), "linux-onnx-fp32", tmp_path) > 90

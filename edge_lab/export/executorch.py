@@ -90,6 +90,7 @@ def _written_for_xnnpack(program: torch.export.ExportedProgram) -> torch.export.
     for rewrite in (
         expand.dequantize_per_user,
         expand.part_float_lines,
+        expand.expand_viewed_attention,
         expand.expand_addmm,
         expand.expand_gelu,
         expand.expand_hardsigmoid,

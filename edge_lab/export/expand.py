@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edge_lab.errors import ExportError
 
@@ -229,6 +229,74 @@ def narrow_squeezes(program: torch.export.ExportedProgram) -> torch.export.Expor
         graph.erase_node(node)
     program.graph_module.recompile()
     return program
+
+
+def drop_ceil_mode(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """Pool without `ceil_mode` where it changes nothing. In place.
+
+    PyTorch leaves out a last window that would begin outside; ONNX Runtime 1.31 counts it.
+    """
+    import torch
+
+    aten, graph = torch.ops.aten, program.graph_module.graph
+    averages = (aten.avg_pool1d.default, aten.avg_pool2d.default, aten.avg_pool3d.default)
+    largest = (aten.max_pool1d.default, aten.max_pool2d.default, aten.max_pool3d.default)
+    for node in graph.nodes:
+        if node.target not in (*averages, *largest):
+            continue
+        n = (averages if node.target in averages else largest).index(node.target) + 1
+        at = 4 if node.target in averages else 5
+        if len(node.args) <= at or not node.args[at]:
+            continue
+        kernel, stride, padding, dilation = (_each(a, n) for a in (*node.args[1:4], node.args[4] if at == 5 else 1))
+        sizes = zip(node.args[0].meta["val"].shape[-n:], node.meta["val"].shape[-n:], strict=True)
+        if all(
+            new == (old + 2 * padding[i] - dilation[i] * (kernel[i] - 1) - 1) // (stride or kernel)[i] + 1
+            for i, (old, new) in enumerate(sizes)
+        ):
+            node.args = (*node.args[:at], False, *node.args[at + 1 :])
+    program.graph_module.recompile()
+    return program
+
+
+def expand_viewed_attention(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """Write attention whose result is viewed in another shape as softmax(q k^T scale + mask) v. In place.
+
+    ExecuTorch 1.5.1 takes attention apart such that its result lies otherwise in memory, and then the view fails.
+    """
+    import torch
+
+    aten, graph = torch.ops.aten, program.graph_module.graph
+    views = (aten.view.default, aten.reshape.default, aten.flatten.using_ints, aten.unflatten.int)
+    for node in list(graph.nodes):
+        if node.target != aten.scaled_dot_product_attention.default:
+            continue
+        query, key, value, mask, dropout, causal = (*node.args, None, 0.0, False)[:6]
+        masked_by_numbers = mask is None or mask.meta["val"].is_floating_point()
+        viewed = any(user.target in views for user in node.users)
+        if not viewed or not masked_by_numbers or dropout or causal or node.kwargs.get("enable_gqa"):
+            continue
+        scale = node.kwargs.get("scale") or query.meta["val"].shape[-1] ** -0.5
+        wide = {"val": query.meta["val"].new_empty((*query.meta["val"].shape[:-1], key.meta["val"].shape[-2]))}
+        turned = {"val": key.meta["val"].transpose(-2, -1)}
+        with graph.inserting_before(node):
+            scaled = _call(graph, aten.mul.Tensor, (query, float(scale)), query.meta)
+            other = _call(graph, aten.transpose.int, (key, -2, -1), dict(node.meta) | turned)
+            scores = _call(graph, aten.matmul.default, (scaled, other), dict(node.meta) | wide)
+            if mask is not None:
+                scores = _call(graph, aten.add.Tensor, (scores, mask), scores.meta)
+            weights = _call(graph, aten.softmax.int, (scores, -1), scores.meta)
+            result = _call(graph, aten.matmul.default, (weights, value), node.meta)
+        node.replace_all_uses_with(result)
+        graph.erase_node(node)
+    program.graph_module.recompile()
+    return program
+
+
+def _call(graph: torch.fx.Graph, operator: Any, args: tuple[Any, ...], meta: dict[str, Any]) -> torch.fx.Node:
+    node = graph.call_function(operator, args)
+    node.meta = dict(meta)
+    return node
 
 
 def drop_aliases(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:

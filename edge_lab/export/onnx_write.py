@@ -12,7 +12,7 @@ import numpy as np
 from edge_lab.compress.onnx_float import too_large_for_half
 from edge_lab.errors import EdgeLabError, ExportError, InputError
 from edge_lab.export.diagnose import diagnose
-from edge_lab.export.expand import narrow_squeezes
+from edge_lab.export.expand import drop_ceil_mode, narrow_squeezes
 from edge_lab.export.onnx_file import OnnxFile, read_onnx
 from edge_lab.files import writing_file
 from edge_lab.quiet import quiet
@@ -43,7 +43,7 @@ def write_program(
 
     with quiet():
         written: Any = torch.onnx.export(
-            narrow_squeezes(program),
+            drop_ceil_mode(narrow_squeezes(program)),
             (),
             dynamo=True,
             verbose=False,
