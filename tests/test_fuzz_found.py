@@ -300,3 +300,26 @@ def test_ceil_mode_in_onnx(
 ) -> None:
     net = After(lambda y: torch.sigmoid(pool(kernel, stride, padding, ceil_mode=True)(y)) * 2)
     assert decibels(net, (1, 4, *size), "linux-onnx-fp32", tmp_path) > 90
+
+
+class Unbatched(nn.Module):
+    """Takes the batch off before it convolves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x)[0])
+
+
+@pytest.mark.parametrize("target", ["linux-onnx-int8", "linux-xnnpack-int8", "ios-coreml-int8", "ios-coreml-fp32"])
+def test_a_convolution_of_a_picture_without_a_batch(target: str, tmp_path: Path) -> None:
+    assert decibels(Unbatched(), (1, 3, 9, 8), target, tmp_path) > 15
+
+
+def test_a_shape_that_onnx_runtime_reads_otherwise_is_named(tmp_path: Path) -> None:
+    """In one axis PyTorch counts the last window, in the other not: no file says that to ONNX Runtime."""
+    net = Of(lambda x: F.softsign(F.avg_pool2d(x, 3, padding=1, ceil_mode=True)))
+    with pytest.raises(ExportError, match=r"finds another shape in front of Div(.|\n)*leave ceil_mode out"):
+        decibels(net, (1, 2, 9, 14), "linux-onnx-fp32", tmp_path)

@@ -31,8 +31,29 @@ def captured(module: torch.nn.Module, example: np.ndarray) -> fx.GraphModule:
     _own_tensors(graph)
     _store_weights(graph)
     _pad_by_numbers(graph)
+    _batch_convolutions(graph)
     settled(graph, module, example)
     return graph
+
+
+def _batch_convolutions(graph: fx.GraphModule) -> None:
+    """Give a convolution of one picture without a batch axis a batch of one: quantizers and kernels know no other."""
+    for node in list(graph.graph.nodes):
+        if not operator_of(node).startswith("conv") or node.target in _PADDED_BY_NAME:
+            continue
+        x, weight, value = node.args[0], node.args[1], node.meta.get("val")
+        if value is None or x.meta["val"].ndim != weight.meta["val"].ndim - 1:
+            continue
+        with graph.graph.inserting_before(node):
+            batch = graph.graph.call_function(aten.unsqueeze.default, (x, 0))
+        batch.meta = dict(x.meta) | {"val": x.meta["val"].unsqueeze(0)}
+        with graph.graph.inserting_after(node):
+            single = graph.graph.call_function(aten.squeeze.dim, (node, 0))
+        single.meta = dict(node.meta)
+        node.replace_all_uses_with(single, delete_user_cb=lambda user, own=single: user is not own)
+        node.replace_input_with(x, batch)
+        node.meta = dict(node.meta) | {"val": value.unsqueeze(0)}
+    graph.recompile()
 
 
 def _own_tensors(graph: fx.GraphModule) -> None:

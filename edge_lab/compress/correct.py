@@ -136,7 +136,7 @@ class _Twin:
             bias = bias.args[0]  # type: ignore[assignment]
         if not isinstance(bias, fx.Node) or bias.op != "get_attr":
             return
-        channel = -1 if node.target is torch.ops.aten.linear.default else 1
+        channel = -1 - _LAYERS_AXES[node.target]  # from the end: a single picture may come without its batch
         shift = torch.stack(
             [_mean(e - r, channel) for e, r in zip(self.exact[node], self.rounded[node], strict=True)]
         ).mean(0)
@@ -146,6 +146,9 @@ class _Twin:
         shape = [1] * self.exact[node][0].ndim
         shape[channel] = -1
         self.rounded[node] = [r + shift.reshape(shape) for r in self.rounded[node]]
+
+
+_LAYERS_AXES = {torch.ops.aten.linear.default: 0, torch.ops.aten.conv1d.default: 1, torch.ops.aten.conv2d.default: 2}
 
 
 def _settings(node: fx.Node, axes: int) -> dict[str, Any]:

@@ -18,8 +18,17 @@ def edge_rules() -> dict[Any, Callable[..., Any]]:
     transposed = (aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input)
     return {
         aten.pad.default: _pad,
+        **{
+            own: functools.partial(_of_one, own)
+            for own in (aten.conv1d.default, aten.conv2d.default, aten.conv3d.default)
+        },
         **{own: functools.partial(_conv_transpose, own, n) for n, own in enumerate(transposed, 1)},
     }
+
+
+def _of_one(own: Any, x: Tensor, weight: Tensor, *rest: Any) -> Any:
+    """A picture without a batch axis."""
+    return own(x.unsqueeze(0), weight, *rest).squeeze(0) if x.ndim == weight.ndim - 1 else NotImplemented
 
 
 def _pad(x: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Any:

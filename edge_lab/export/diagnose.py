@@ -164,6 +164,11 @@ _PATTERNS = (
         "express it with other torch functions, or register one with @coremltools' register_torch_op.",
     ),
     Pattern(
+        r"Node \([^)]*\) Op \((?P<op>\w+)\) \[ShapeInferenceError\]",
+        "ONNX Runtime finds another shape in front of {op} than PyTorch (pooling with ceil_mode is read in two ways).",
+        "leave ceil_mode out and pad by hand (F.pad), or take a target that doesn't go by way of ONNX.",
+    ),
+    Pattern(
         r"Got unsupported ScalarType (?P<op>\w+)|Type 'tensor\((?P<op2>bfloat16|double)\)' of input parameter",
         "a part of it computes in {op}, and integers are made of float32{where}.",
         "take torch.autocast or the cast (.bfloat16(), .half()) out of forward, and call .float() on the network.",

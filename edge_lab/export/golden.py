@@ -11,6 +11,7 @@ import numpy as np
 from edge_lab.audio import Sound, write_wav
 from edge_lab.bundle import Bundle, Golden, Reference, Scheme
 from edge_lab.errors import BundleError, EdgeLabError, ExportError, MissingTool
+from edge_lab.export.diagnose import diagnose
 from edge_lab.spec import ModelSpec, preprocess
 
 if TYPE_CHECKING:
@@ -98,8 +99,12 @@ def answers(bundle: Bundle, inputs: Sequence[np.ndarray]) -> tuple[How, list[Out
         except BundleError:  # an operator that the interpreter does not know
             return "no", []
     except BundleError as error:
+        named = diagnose(error, bundle.spec.name, bundle.target)
+        known = "--debug" not in named.fix
         raise ExportError(
-            f"the program for {bundle.target} was written but can't be loaded.", error.why, error.fix
+            f"the program for {bundle.target} was written but can't be loaded.",
+            named.why if known else error.why,
+            named.fix if known else error.fix,
         ) from error
     try:
         found = [session.run(x) for x in inputs]
