@@ -320,6 +320,7 @@ def test_a_convolution_of_a_picture_without_a_batch(target: str, tmp_path: Path)
 
 def test_a_shape_that_onnx_runtime_reads_otherwise_is_named(tmp_path: Path) -> None:
     """In one axis PyTorch counts the last window, in the other not: no file says that to ONNX Runtime."""
-    net = Of(lambda x: F.softsign(F.avg_pool2d(x, 3, padding=1, ceil_mode=True)))
+    first = nn.Conv2d(1, 2, 2, padding=1, dilation=2, padding_mode="circular", bias=False)
+    net = nn.Sequential(first, Of(lambda y: F.softsign(F.avg_pool2d(y, 3, padding=1, ceil_mode=True))))
     with pytest.raises(ExportError, match=r"finds another shape in front of Div(.|\n)*leave ceil_mode out"):
-        decibels(net, (1, 2, 9, 14), "linux-onnx-fp32", tmp_path)
+        decibels(net, (1, 1, 9, 14), "linux-onnx-fp32", tmp_path)
