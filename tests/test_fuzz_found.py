@@ -324,3 +324,13 @@ def test_a_shape_that_onnx_runtime_reads_otherwise_is_named(tmp_path: Path) -> N
     net = nn.Sequential(first, Of(lambda y: F.softsign(F.avg_pool2d(y, 3, padding=1, ceil_mode=True))))
     with pytest.raises(ExportError, match=r"finds another shape in front of Div(.|\n)*leave ceil_mode out"):
         decibels(net, (1, 1, 9, 14), "linux-onnx-fp32", tmp_path)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_a_norm_behind_a_transposed_convolution_in_core_ml(axes: int, groups: int, tmp_path: Path) -> None:
+    """coremltools puts it into the wrong weights where there are groups (28 dB), and fails on volumes."""
+    layer = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)[axes - 1](4, 4, 3, groups=groups)
+    norm = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[axes - 1](4, affine=False)
+    torch.nn.init.uniform_(norm.running_var, 0.5, 2)
+    assert decibels(nn.Sequential(layer, norm), (1, 4, *(5, 6, 7)[:axes]), "ios-coreml-fp32", tmp_path) > 110

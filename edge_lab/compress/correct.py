@@ -148,7 +148,11 @@ class _Twin:
         self.rounded[node] = [r + shift.reshape(shape) for r in self.rounded[node]]
 
 
-_LAYERS_AXES: dict[Any, int] = {torch.ops.aten.linear.default: 0, torch.ops.aten.conv1d.default: 1, torch.ops.aten.conv2d.default: 2}
+_LAYERS_AXES: dict[Any, int] = {
+    torch.ops.aten.linear.default: 0,
+    torch.ops.aten.conv1d.default: 1,
+    torch.ops.aten.conv2d.default: 2,
+}
 
 
 def _settings(node: fx.Node, axes: int) -> dict[str, Any]:

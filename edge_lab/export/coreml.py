@@ -14,7 +14,7 @@ from edge_lab.compress.layers import Layer, LayerReport
 from edge_lab.compress.quantize import quantize
 from edge_lab.compress.quantized import has_dynamic_ranges, has_quantized_graph
 from edge_lab.errors import ExportError
-from edge_lab.export.coreml_graph import core_ml_graph
+from edge_lab.export.coreml_graph import core_ml_graph, pipeline
 from edge_lab.export.exported import exported_program
 from edge_lab.export.made_with import version_of
 from edge_lab.export.target import Job, Precision, Program, exporter
@@ -71,6 +71,7 @@ def convert(job: Job, program: torch.export.ExportedProgram) -> Any:
         compute_precision=ct.precision.FLOAT32 if precision == "fp32" else ct.precision.FLOAT16,
         minimum_deployment_target=ct.target.iOS17 if precision == "int8" else ct.target.iOS16,
         skip_model_load=True,
+        pass_pipeline=pipeline(program),
     )
 
 

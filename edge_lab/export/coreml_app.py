@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from edge_lab.errors import InputError
-from edge_lab.export.coreml_graph import core_ml_graph
+from edge_lab.export.coreml_graph import core_ml_graph, pipeline
 from edge_lab.export.diagnose import diagnose
 from edge_lab.quiet import quiet
 
@@ -136,6 +136,7 @@ def _convert(model: Model, interface: AppInterface) -> Any:
         compute_precision=ct.precision.FLOAT16 if interface.precision == "fp16" else ct.precision.FLOAT32,
         minimum_deployment_target=ct.target.iOS16,
         skip_model_load=True,
+        pass_pipeline=pipeline(program),
     )
     converted.short_description = f"{spec.name}, made by edge-lab"
     return converted

@@ -60,6 +60,24 @@ def _rules_for_unknown(program: torch.export.ExportedProgram, own: dict[Any, Any
     return {operator: usual[operator] for operator in unknown if operator in usual and operator not in own}
 
 
+def pipeline(program: torch.export.ExportedProgram) -> Any:
+    """coremltools' steps for a program that `core_ml_graph` made.
+
+    What scales or shifts the channels of a transposed convolution stays an operator if that has groups (coremltools 9
+    puts it into the wrong weights: 28 dB) or takes volumes (it fails).
+    """
+    import coremltools as ct
+
+    steps = ct.PassPipeline.DEFAULT
+    for node in program.graph.nodes:
+        if node.op == "call_function" and "conv_transpose" in str(node.target):
+            groups = (*node.args, *[None] * 9)[6] or node.kwargs.get("groups", 1)
+            if groups > 1 or node.meta["val"].ndim == 5:
+                steps.remove_passes({f"common::fuse_conv_{kind}" for kind in ("batchnorm", "scale", "bias")})
+                break
+    return steps
+
+
 def _with_own_tensors(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
     """Copy the weights: coremltools 9 turns the sign of a batch norm's mean in place, in the caller's model."""
     import torch
