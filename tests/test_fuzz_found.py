@@ -334,3 +334,28 @@ def test_a_norm_behind_a_transposed_convolution_in_core_ml(axes: int, groups: in
     norm = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[axes - 1](4, affine=False)
     torch.nn.init.uniform_(norm.running_var, 0.5, 2)
     assert decibels(nn.Sequential(layer, norm), (1, 4, *(5, 6, 7)[:axes]), "ios-coreml-fp32", tmp_path) > 110
+
+
+class Named(nn.Module):
+    """Outputs that are called like values inside: what a Split makes, an operator, a parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = nn.Parameter(torch.ones(6))
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"first": F.glu(x, dim=-1), "second": torch.relu(x), "relu": x * self.out, "out": x + 1}
+
+
+@pytest.mark.parametrize("target", ["linux-onnx-fp32", "linux-onnx-fp16", "ios-coreml-fp32", "linux-xnnpack-fp32"])
+def test_outputs_that_are_called_like_values_inside(target: str, tmp_path: Path) -> None:
+    """torch.onnx gave two values one name: "Graph must be in single static assignment form"."""
+    x = np.random.default_rng(0).standard_normal((1, 6)).astype(np.float32)
+    model = edge_lab.from_module(Named().eval(), (1, 6), name="net", task="tensor")
+    bundle = edge_lab.to(model, target, golden=[x], out=tmp_path)
+    assert [out.name for out in bundle.outputs] == ["first", "second", "relu", "out"]
+    session = run_or_interpret(bundle) if target.startswith("ios") else edge_lab.load(bundle)
+    with torch.no_grad():
+        wanted = Named()(torch.from_numpy(x))
+    for name, found in zip(wanted, session.run(x), strict=True):
+        np.testing.assert_allclose(found, wanted[name].numpy(), atol=2e-3, err_msg=name)

@@ -47,16 +47,31 @@ def write_program(
             (),
             dynamo=True,
             verbose=False,
-            input_names=list(inputs),
-            output_names=list(outputs),
+            input_names=[f"{_OWN}input_{i}" for i in range(len(inputs))],
+            output_names=[f"{_OWN}output_{i}" for i in range(len(outputs))],
             opset_version=opset,
         )
+        _rename(written.model.graph, inputs, outputs)
         for graph in (written.model.graph, *written.model.functions.values()):
             for node in graph:
                 node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)
                 _name_cubic(node)
         written.save(str(path), external_data=False)
     onnx.checker.check_model(str(path))
+
+
+_OWN = "edge_lab_"  # no value of a network begins like this
+
+
+def _rename(graph: Any, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    """Give inputs and outputs their names; a value inside that has one of them (a Split makes "first") gets another."""
+    wanted = {*inputs, *outputs}
+    inside = [value for node in graph for value in node.outputs] + list(graph.initializers.values())
+    for value in inside:
+        if value.name in wanted:
+            value.name = f"{_OWN}{value.name}"
+    for value, name in zip((*graph.inputs, *graph.outputs), (*inputs, *outputs), strict=True):
+        value.name = name
 
 
 def _name_cubic(node: Any) -> None:
