@@ -175,6 +175,13 @@ def test_a_bicubic_resize_between_int8_layers_in_onnx(tmp_path: Path) -> None:
     assert decibels(net, (1, 4, 8, 8), "linux-onnx-int8", tmp_path) > 25
 
 
+@pytest.mark.parametrize(("size", "factor"), [(4, 0.02), (12, 0.1), (64, 0.1)])
+def test_a_softmax_of_scores_that_are_nearly_alike_in_onnx(size: int, factor: float, tmp_path: Path) -> None:
+    """ONNX Runtime's int8 softmax overflows there: 0 dB, and 39 without that kernel."""
+    net = nn.Sequential(nn.Linear(8, size), Of(lambda y: (y * factor).softmax(-1) * size), nn.Linear(size, 8))
+    assert decibels(net, (1, 5, 8), "linux-onnx-int8", tmp_path) > 25
+
+
 def test_attention_to_a_single_token_in_onnx(tmp_path: Path) -> None:
     """ONNX Runtime's int8 softmax over one score is 0."""
     net = nn.TransformerEncoderLayer(40, 2, 8, batch_first=True, norm_first=True)

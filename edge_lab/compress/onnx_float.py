@@ -13,6 +13,7 @@ import numpy as np
 
 from edge_lab.compress.keep_float import kept_onnx_nodes
 from edge_lab.compress.masks import WATCHED_INPUTS, is_spoiled
+from edge_lab.compress.onnx_softmax import wrong_softmaxes
 
 _PASS = ("Add", "Sub", "Mul", "Div", "Where", "Max", "Min", "Reshape", "Transpose", "Expand", "Unsqueeze", "Squeeze")
 _MASKS = ("Add", "Sub", "Where", "Max", "Min")
@@ -30,8 +31,9 @@ def float_nodes(model: Any, calibration: Sequence[np.ndarray], keep_float: tuple
     kept = set(kept_onnx_nodes(graph, keep_float)) | _before_softmax(graph)
     kept |= {node.name for node in graph.node if node.op_type == "ConvTranspose" and _groups(node) > 1}
     kept |= {n.name for n in graph.node if n.op_type == "Resize" and _text(n, "mode") == "cubic"}  # no int8 kernel
-    kept |= _wide_norms(graph) | _softmax_of_one(graph)
-    spoiled = _spoiled(model, calibration)
+    runs = [_intermediate(model, x) for x in calibration[:WATCHED_INPUTS]]
+    kept |= _wide_norms(graph) | wrong_softmaxes(graph, runs)
+    spoiled = {name for values in runs for name, value in values.items() if is_spoiled(value)}
     kept |= {node.name for node in graph.node if spoiled.intersection((*node.input, *node.output))}
     return sorted(kept)
 
@@ -49,22 +51,6 @@ def _wide_norms(graph: Any) -> set[str]:
     """Layer norms over several axes: ONNX Runtime's quantizer stumbles over their weights."""
     axes = {tensor.name: len(tensor.dims) for tensor in graph.initializer}
     return {n.name for n in graph.node if n.op_type == "LayerNormalization" and axes.get(n.input[1], 1) > 1}
-
-
-def _softmax_of_one(graph: Any) -> set[str]:
-    """Softmax over a single score, which is 1 (attention to one token): ONNX Runtime 1.31's int8 kernel answers 0.
-
-    With what reads it: between two int8 neighbours ONNX Runtime takes that kernel all the same.
-    """
-    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in (*graph.value_info, *graph.output)}
-    found = set()
-    for node in graph.node:
-        shape = shapes.get(node.output[0]) if node.op_type == "Softmax" else None
-        if shape:
-            axis = next((int(a.i) for a in node.attribute if a.name == "axis"), -1)
-            if shape[axis] == 1:
-                found |= {node.name, *(reader.name for reader in graph.node if node.output[0] in reader.input)}
-    return found
 
 
 def _before_softmax(graph: Any) -> set[str]:
@@ -107,12 +93,6 @@ def _array(tensor: Any) -> np.ndarray:
 
     value: np.ndarray = onnx.numpy_helper.to_array(tensor)
     return value
-
-
-def _spoiled(model: Any, calibration: Sequence[np.ndarray]) -> set[str]:
-    """Names of the float tensors that a mask fills, seen on the first inputs."""
-    runs = [_intermediate(model, x) for x in calibration[:WATCHED_INPUTS]]
-    return {name for values in runs for name, value in values.items() if is_spoiled(value)}
 
 
 def _intermediate(model: Any, x: np.ndarray) -> dict[str, np.ndarray]:
