@@ -237,7 +237,7 @@ def settled(net: Net) -> str:
         "rng = np.random.default_rng(0)\n"
         f"inputs = [(rng.standard_normal({net.shape}) * {scale}{shift}).astype(np.float32) for _ in range(24)]\n"
         "torch.manual_seed(0)\n"
-        f"net = settle(Net(), [torch.from_numpy(x.copy()) for x in inputs[5:16]], {net.calibrated})\n"
+        f"net = settle(Net(), [torch.from_numpy(x.copy()) for x in inputs[5:16]], {net.calibrated and not net.second_input})\n"
     )
 
 
