@@ -232,12 +232,13 @@ def settled(net: Net) -> str:
     """The lines that make the network `net` and its 24 `inputs`: 5 golden ones, 11 to calibrate with, 8 fresh."""
     scale, offset = net.spread
     shift = f" + {offset}" if offset else ""
+    calibrated = net.calibrated and not net.second_input
     return (
         f"{source(net)}\n{SETTLE}\n"
         "rng = np.random.default_rng(0)\n"
         f"inputs = [(rng.standard_normal({net.shape}) * {scale}{shift}).astype(np.float32) for _ in range(24)]\n"
         "torch.manual_seed(0)\n"
-        f"net = settle(Net(), [torch.from_numpy(x.copy()) for x in inputs[5:16]], {net.calibrated and not net.second_input})\n"
+        f"net = settle(Net(), [torch.from_numpy(x.copy()) for x in inputs[5:16]], {calibrated})\n"
     )
 
 
