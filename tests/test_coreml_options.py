@@ -126,3 +126,19 @@ def test_six_axes_are_named(tmp_path: Path) -> None:
     model = edge_lab.from_module(Windows().eval(), (1, 3, 8, 8), name="net", task="tensor")
     with pytest.raises(ExportError, match="a tensor of 6 axes, and Core ML's have five"):
         edge_lab.to(model, "ios-coreml-int8", calibration=data, out=tmp_path)
+
+
+@pytest.mark.parametrize("target", ["linux-onnx-fp32", "linux-xnnpack-fp32", "linux-xnnpack-int8", "ios-coreml-fp32"])
+def test_a_generator_in_forward_is_named(target: str, tmp_path: Path) -> None:
+    class Draws(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(6, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x) + torch.rand(6, generator=torch.Generator().manual_seed(0))
+
+    data = list(np.random.default_rng(0).standard_normal((4, *SHAPE)).astype(np.float32))
+    model = edge_lab.from_module(Draws().eval(), SHAPE, name="net", task="tensor")
+    with pytest.raises(ExportError, match=r"torch\.Generator(.|\n)*register_buffer"):
+        edge_lab.to(model, target, golden=data[:2], calibration=data, out=tmp_path)

@@ -51,6 +51,11 @@ _PATTERNS = (
         source=r"^while\b",
     ),
     Pattern(
+        r"Optional\[Generator\]|CustomObjArgument|InputKind\.CUSTOM_OBJ",
+        "it draws numbers with a torch.Generator while it runs, and no format holds one{where}.",
+        'draw them once, in __init__, and keep them: self.register_buffer("noise", torch.rand(shape)).',
+    ),
+    Pattern(
         r"Could not extract specialized integer|python_type\(\) call|Tensor\.tolist\(\)",
         "its Python code takes a number out of a tensor and branches or loops, slices or counts by it, which a fixed "
         "graph cannot record{where}.",
