@@ -84,7 +84,9 @@ def _with_own_tensors(program: torch.export.ExportedProgram) -> torch.export.Exp
 
     for tensors in (program.state_dict, program.constants):
         for name, value in tensors.items():
-            if isinstance(value, torch.Tensor):
+            if isinstance(value, torch.nn.Parameter):
+                tensors[name] = torch.nn.Parameter(value.detach().clone(), requires_grad=False)
+            elif isinstance(value, torch.Tensor):
                 tensors[name] = value.detach().clone()
     return program
 
