@@ -35,6 +35,7 @@ _OWN = (
     "audio.py",
     "bundle.py",
     "c_library.py",
+    "damage.py",
     "files.py",
     "fixed_mel.py",
     "image.py",
