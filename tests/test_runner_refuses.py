@@ -283,8 +283,8 @@ def test_labels_end_at_line_feeds_only(bundle: Bundle, runner: Path, copy: Path)
     assert {t["index"]: t["label"] for t in top} == dict(enumerate(labels))
 
 
-def test_more_labels_than_scores_are_refused_by_both(runner: Path, library: Path, copy: Path) -> None:
-    opened = Bundle.load(copy)
+def test_more_labels_than_scores_are_refused_by_both(build: Path, runner: Path, copy: Path) -> None:
+    opened, library = Bundle.load(copy), build / "libedge_lab.so"
     replace(opened, spec=opened.spec.with_(labels=(*opened.spec.labels, "one more"))).save()
     assert "labels and program belong to different models" in run(runner, "run", copy, PHOTO).stderr
     with client().Model(copy, library=library) as model, pytest.raises(client().RunnerError, match="different models"):
