@@ -16,6 +16,7 @@ import numpy as np
 _PNG = b"\x89PNG\r\n\x1a\n"
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of a PNG, by colour type
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+_MOST = 1 << 31  # bytes; Pillow's limit of 179 million pixels is less, with 8 bytes each
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # inside of compressed data everything else belongs to it
 _SOS, _EOI, _ARITHMETIC = 0xDA, 0xD9, (0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF)
 _BARE = (0x01, *range(0xD0, 0xD9))  # markers without a length
@@ -37,8 +38,8 @@ def _of_png(data: bytes) -> str:
             compressed.append(body)
         if not whole and (kind in (b"IHDR", b"PLTE", b"IDAT", b"IEND")):
             return f"the checksum of a part of the PNG ({kind.decode('latin-1')}) is wrong: it was changed on its way"
-    if len(header) != 13 or not compressed:
-        return ""  # Pillow's business
+    if len(header) != 13 or not compressed or _raw_bytes(header) > _MOST:
+        return ""  # Pillow's business, which refuses pictures that are too large without unpacking them
     wanted, found, inflate = _raw_bytes(header), 0, zlib.decompressobj()
     try:
         for body in compressed:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+import edge_lab
 from edge_lab.zoo import Model, from_module
 
 SHAPE = (1, 3, 32, 32)
@@ -139,3 +143,34 @@ def noise(shape: tuple[int, ...] = SHAPE, count: int = 8) -> list[np.ndarray]:
 def build() -> nn.Module:
     """For `tests/nets.py:build` on the command line."""
     return good().module
+
+
+class Of(nn.Module):
+    """A function of the input alone."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+def decibels(net: nn.Module, shape: tuple[int, ...], target: str, out: Path) -> float:
+    """SQNR of the program against PyTorch, on inputs that the export did not get."""
+    from edge_lab.measure.mil import run_or_interpret
+
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    inputs = [rng.standard_normal(shape).astype(np.float32) for _ in range(12)]
+    model = edge_lab.from_module(net.eval(), shape, name="net", task="tensor")
+    bundle = edge_lab.to(model, target, golden=inputs[:5], calibration=inputs[:5], out=out, force=True)
+    session = run_or_interpret(bundle) if target.startswith("ios") else edge_lab.load(bundle)
+    with torch.no_grad():
+        wanted = np.stack([_first(net(torch.from_numpy(x))).numpy() for x in inputs[5:]]).astype(np.float64)
+    noise = wanted - np.stack([session.run(x)[0] for x in inputs[5:]])
+    return float(10 * np.log10(np.square(wanted).sum() / max(np.square(noise).sum(), 1e-30)))
+
+
+def _first(value: Tensor | tuple[Tensor, ...]) -> Tensor:
+    return value if isinstance(value, Tensor) else value[0]

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from nets import Of, decibels
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,15 +20,6 @@ pytestmark = pytest.mark.slow
 SHAPE = (1, 4, 6)
 ROWS = torch.linspace(-1, 1, 24).reshape(4, 6)
 BOUNDS = torch.tensor([-1.0, 0.0, 1.0])
-
-
-class Of(nn.Module):
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
 
 
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -69,17 +61,6 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def _decibels(net: nn.Module, target: str, out: Path) -> float:
-    rng = np.random.default_rng(0)
-    inputs = [rng.standard_normal(SHAPE).astype(np.float32) for _ in range(6)]
-    model = edge_lab.from_module(net.eval(), SHAPE, name="net", task="tensor")
-    session = run_or_interpret(edge_lab.to(model, target, golden=inputs[:3], out=out))
-    with torch.no_grad():
-        wanted = np.stack([net(torch.from_numpy(x)).numpy() for x in inputs[3:]]).astype(np.float64)
-    noise = wanted - np.stack([session.run(x)[0] for x in inputs[3:]])
-    return float(10 * np.log10(np.square(wanted).sum() / max(np.square(noise).sum(), 1e-30)))
-
-
 class All(nn.Module):
     """Every function is an output: one export instead of thirty."""
 
@@ -102,14 +83,14 @@ def test_core_ml_computes_what_pytorch_does(tmp_path: Path) -> None:
 def test_both_factors_of_addmm(target: str, tmp_path: Path) -> None:
     """ExecuTorch forgets them: 6 dB, refused by the gate."""
     net = Of(lambda x: torch.addmm(x[0, :, :4], x[0], ROWS.T, beta=0.5, alpha=2.0))
-    assert _decibels(net, target, tmp_path) > 110
+    assert decibels(net, SHAPE, target, tmp_path) > 110
 
 
 def test_a_refusal_names_the_operator_that_coremltools_was_at(tmp_path: Path) -> None:
     """Its own words: "If there existed any whole slice (e.g. : in x[:, 0]), only ... handled yet"."""
     net = Of(lambda x: torch.zeros(1, 4, 6).index_add(1, torch.tensor([0, 1, 1, 2]), x))
     with pytest.raises(ExportError, match="can't convert index_put as it is used here"):
-        _decibels(net, "ios-coreml-fp32", tmp_path)
+        decibels(net, SHAPE, "ios-coreml-fp32", tmp_path)
 
 
 def test_six_axes_are_named(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ def _tool(name: str) -> ModuleType:
 
 modules, check, shrink, fuzz = map(_tool, ("fuzz_modules", "fuzz_check", "fuzz_shrink", "fuzz"))
 Net, Step = modules.Net, modules.Step
+SEED, DRAWN, TRIED, EACH = 7, 64, 16, 3  # 64 are drawn: the first of them are the simplest
 CONV = Step("conv", (0,), {"out": 4, "kernel": 3, "stride": 1, "padding": 1, "dilation": 1, "groups": 1, "bias": True,
                            "padding_mode": "zeros"})  # fmt: skip
 SIGMOID = Step("activation", (1,), {"layer": "nn.Sigmoid()"})
@@ -177,3 +178,27 @@ def test_a_worker_that_dies_costs_one_target(monkeypatch: pytest.MonkeyPatch) ->
     assert cells["linux-pt2-fp32"].verdict == "crash"
     assert "SIGSEGV" in cells["linux-pt2-fp32"].text
     assert cells["linux-onnx-fp32"].verdict == "right"
+
+
+@pytest.mark.slow
+def test_sixteen_networks_of_a_fixed_seed_are_right_or_refused() -> None:
+    """Each on three formats in turn. The first one pays for half a minute of imports, so all share one worker."""
+    networks = [net for net in fuzz.draw(SEED, 0, DRAWN) if not net.second_input][-TRIED:]
+    assert len(networks) == TRIED
+    asked, found, compared = _tool("fuzz_worker").Worker(), list[Any](), 0
+    try:
+        for i, net in enumerate(networks):
+            targets = [check.TARGETS[(EACH * i + j) % len(check.TARGETS)] for j in range(EACH)]
+            cells = asked.ask(net, targets)
+            if isinstance(cells, str):  # says nothing
+                continue
+            compared += sum(cell.verdict in ("right", "low") for cell in cells.values())
+            found += [
+                f"{cell.verdict} on {target}: {cell.text}\n{fuzz.script(net, target)}"
+                for target, cell in cells.items()
+                if cell.verdict in check.FINDINGS
+            ]
+    finally:
+        asked.close()
+    assert not found, "\n\n".join(found)
+    assert compared > TRIED * EACH / 2

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from nets import Of, decibels
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -28,24 +29,6 @@ class After(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.function(self.conv(x))
-
-
-def decibels(net: nn.Module, shape: tuple[int, ...], target: str, out: Path) -> float:
-    """SQNR of the program against PyTorch, on inputs that the export did not get."""
-    torch.manual_seed(0)
-    rng = np.random.default_rng(0)
-    inputs = [rng.standard_normal(shape).astype(np.float32) for _ in range(12)]
-    model = edge_lab.from_module(net.eval(), shape, name="net", task="tensor")
-    bundle = edge_lab.to(model, target, golden=inputs[:5], calibration=inputs[:5], out=out, force=True)
-    session = run_or_interpret(bundle) if target.startswith("ios") else edge_lab.load(bundle)
-    with torch.no_grad():
-        wanted = np.stack([_first(net(torch.from_numpy(x))).numpy() for x in inputs[5:]]).astype(np.float64)
-    noise = wanted - np.stack([session.run(x)[0] for x in inputs[5:]])
-    return float(10 * np.log10(np.square(wanted).sum() / max(np.square(noise).sum(), 1e-30)))
-
-
-def _first(value: Tensor | tuple[Tensor, ...]) -> Tensor:
-    return value if isinstance(value, Tensor) else value[0]
 
 
 @pytest.mark.parametrize("target", ["linux-xnnpack-fp32", "ios-coreml-fp32"])
@@ -90,17 +73,6 @@ class Twice(nn.Module):
 
 def test_the_same_value_twice_goes_to_core_ml(tmp_path: Path) -> None:
     assert decibels(Twice(), (1, 6, 12), "ios-coreml-fp32", tmp_path) > 110
-
-
-class Of(nn.Module):
-    """A function of the input alone."""
-
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
 
 
 @pytest.mark.parametrize(

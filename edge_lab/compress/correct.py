@@ -24,7 +24,11 @@ from torch import fx
 from edge_lab.compress.graph import attribute, call, fake_quantized, is_observer, module_of
 from edge_lab.compress.rounding import Nearest, SecondOrder, parts, rounded_layer
 
-_LAYERS = (torch.ops.aten.conv1d.default, torch.ops.aten.conv2d.default, torch.ops.aten.linear.default)
+_AXES: dict[Any, int] = {  # over how many axes a layer's window goes
+    torch.ops.aten.conv1d.default: 1,
+    torch.ops.aten.conv2d.default: 2,
+    torch.ops.aten.linear.default: 0,
+}
 
 
 def correct(
@@ -85,11 +89,11 @@ class _Twin:
         elif node.op == "call_module":
             self._observer(node)
         elif node.op == "call_function":
-            if node.target in _LAYERS:
+            if node.target in _AXES:
                 self._round_weight(node)
             self.exact[node] = [call(node, lambda arg, i=i: self.exact[arg][i]) for i in count]  # type: ignore[misc]
             self.rounded[node] = [call(node, lambda arg, i=i: self.rounded[arg][i]) for i in count]  # type: ignore[misc]
-            if node.target in _LAYERS and self.biases:
+            if node.target in _AXES and self.biases:
                 self._correct(node)
         for used in node.all_input_nodes:
             if self.last_use[used] is node:  # activations are large
@@ -136,7 +140,7 @@ class _Twin:
             bias = bias.args[0]  # type: ignore[assignment]
         if not isinstance(bias, fx.Node) or bias.op != "get_attr":
             return
-        channel = -1 - _LAYERS_AXES[node.target]  # from the end: a single picture may come without its batch
+        channel = -1 - _AXES[node.target]  # from the end: a single picture may come without its batch
         shift = torch.stack(
             [_mean(e - r, channel) for e, r in zip(self.exact[node], self.rounded[node], strict=True)]
         ).mean(0)
@@ -146,13 +150,6 @@ class _Twin:
         shape = [1] * self.exact[node][0].ndim
         shape[channel] = -1
         self.rounded[node] = [r + shift.reshape(shape) for r in self.rounded[node]]
-
-
-_LAYERS_AXES: dict[Any, int] = {
-    torch.ops.aten.linear.default: 0,
-    torch.ops.aten.conv1d.default: 1,
-    torch.ops.aten.conv2d.default: 2,
-}
 
 
 def _settings(node: fx.Node, axes: int) -> dict[str, Any]:

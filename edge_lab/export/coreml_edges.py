@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from edge_lab.export.expand import each_axis
+
 aten = torch.ops.aten
 
 
@@ -56,11 +58,11 @@ def _conv_transpose(
     dilation: Any = 1,
 ) -> Any:
     """coremltools 9 cuts an `output_padding` out of the padding, and fails where that is smaller."""
-    inner, outer = _each(padding, n), _each(output_padding, n)
+    inner, outer = each_axis(padding, n), each_axis(output_padding, n)
     known = n < 3 or not any(outer)  # volumes with output_padding are refused
     if known and all(more <= less for less, more in zip(inner, outer, strict=True)):
         return NotImplemented
-    y = own(x, weight, None, _each(stride, n), [0] * n, [0] * n, groups, _each(dilation, n))
+    y = own(x, weight, None, each_axis(stride, n), [0] * n, [0] * n, groups, each_axis(dilation, n))
     for i, (less, more) in enumerate(zip(inner, outer, strict=True)):
         dim = y.ndim - n + i
         y = y.narrow(dim, less, y.shape[dim] - less - max(0, less - more))
@@ -69,8 +71,3 @@ def _conv_transpose(
     ]
     y = F.pad(y, ends)
     return y if bias is None else y + bias.reshape(-1, *[1] * n)
-
-
-def _each(value: Any, n: int) -> list[int]:
-    values = list(value) if isinstance(value, (list, tuple)) else [value]
-    return values * n if len(values) == 1 else values

@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from edge_lab.export.expand import each_axis
+
 aten = torch.ops.aten
 
 
@@ -74,14 +76,9 @@ class _Axis:
 
 
 def _axes(x: Tensor, n: int, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil: bool) -> list[_Axis]:
-    k, p, d = (_each(value, n) for value in (kernel, padding, dilation))
-    s = _each(stride, n) if stride else k
+    k, p, d = (each_axis(value, n) for value in (kernel, padding, dilation))
+    s = each_axis(stride, n) if stride else k
     return [_Axis(x.shape[i - n], k[i], s[i], p[i], d[i], ceil) for i in range(n)]
-
-
-def _each(value: Any, n: int) -> list[int]:
-    values = list(value) if isinstance(value, (list, tuple)) else [value]
-    return values * n if len(values) == 1 else values
 
 
 def _average(

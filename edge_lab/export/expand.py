@@ -161,7 +161,7 @@ def refuse_wide_output(program: torch.export.ExportedProgram, target: str) -> No
             continue
         given = dict(zip(("stride", "padding", "output_padding"), node.args[3:6], strict=False)) | node.kwargs
         n = node.meta["val"].ndim - 2
-        stride, more = (_each(given.get(key, usual), n) for key, usual in (("stride", 1), ("output_padding", 0)))
+        stride, more = (each_axis(given.get(key, usual), n) for key, usual in (("stride", 1), ("output_padding", 0)))
         if any(m >= s for s, m in zip(stride, more, strict=True)):
             raise ExportError(
                 f"the model can't become a program for {target}.",
@@ -171,7 +171,8 @@ def refuse_wide_output(program: torch.export.ExportedProgram, target: str) -> No
             )
 
 
-def _each(value: int | Sequence[int], n: int) -> list[int]:
+def each_axis(value: int | Sequence[int], n: int) -> list[int]:
+    """An option of a layer, one number for each of n axes; [] stays []."""
     values = [value] if isinstance(value, int) else list(value)
     return values * n if len(values) == 1 else values
 
@@ -248,7 +249,7 @@ def drop_ceil_mode(program: torch.export.ExportedProgram) -> torch.export.Export
         at = 4 if node.target in averages else 5
         if len(node.args) <= at or not node.args[at]:
             continue
-        kernel, stride, padding, dilation = (_each(a, n) for a in (*node.args[1:4], node.args[4] if at == 5 else 1))
+        kernel, stride, padding, dilation = (each_axis(a, n) for a in (*node.args[1:4], node.args[4] if at == 5 else 1))
         sizes = zip(node.args[0].meta["val"].shape[-n:], node.meta["val"].shape[-n:], strict=True)
         if all(
             new == (old + 2 * padding[i] - dilation[i] * (kernel[i] - 1) - 1) // (stride or kernel)[i] + 1
