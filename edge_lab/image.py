@@ -8,6 +8,7 @@ are refused: nothing in them says which number is white. PNG and JPEG files that
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -15,6 +16,8 @@ import numpy as np
 
 from edge_lab.damage import damage
 from edge_lab.errors import DataError, InputError
+from edge_lab.exif import orientation
+from edge_lab.signature import START, not_a_picture
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -24,72 +27,167 @@ ARRAY_FIX = (
     "of 16 bits: (x >> 8).astype(np.uint8); of floats from 0 to 1: (x * 255).round().astype(np.uint8); "
     "of grey (height, width): np.repeat(x[:, :, None], 3, axis=2)."
 )
+_TURNS = {  # by EXIF's number; 1 is upright
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
+_BAND = 1 << 21  # pixels that are resized at once
 _BITS = 22  # of a weight, behind the point: 32 less 8 for a pixel and 2 for the overshoot of bicubic
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # TIFF tags
 
 
-def read_image(path: Path | str) -> Image:
-    """Decode an image file to 8-bit RGB, turned upright by its EXIF tag; 16-bit values give their high byte.
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A decoded picture of any mode, which becomes upright 8-bit RGB a few rows at a time: a copy of all of it may be
+    more than a device has.
+
+    Args:
+        pixels: a PIL image.
+        turned: how it lies, as EXIF numbers it (`edge_lab.exif`).
+        name: for messages.
+
+    Raises:
+        InputError: it has no pixels, or holds floats (mode F) or 32-bit integers (mode I), whose white is not known.
+    """
+
+    pixels: Image
+    turned: int = 1
+    name: str = "the picture"
+
+    def __post_init__(self) -> None:
+        image = self.pixels
+        if 0 in image.size:
+            raise InputError(
+                f"{self.name} is empty.", f"it has {image.width} x {image.height} pixels.", "leave it out."
+            )
+        if image.mode in ("I", "F") and not _is_wide(image):
+            raise _no_white(np.asarray(image), image.mode, self.name)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height, upright."""
+        width, height = self.pixels.size
+        return (height, width) if self.turned >= 5 else (width, height)
+
+    def rows(self, first: int = 0, last: int | None = None) -> Image:
+        """The upright rows from `first` to before `last` (all), in mode RGB."""
+        from PIL import Image
+
+        image, last = self.pixels, self.size[1] if last is None else last
+        if (first, last) != (0, self.size[1]):
+            image = image.crop(self._box(first, last))
+        image = _to_rgb(image, self.pixels)
+        return image if self.turned == 1 else image.transpose(Image.Transpose[_TURNS[self.turned]])
+
+    def _box(self, first: int, last: int) -> tuple[int, int, int, int]:
+        width, height = self.pixels.size
+        if self.turned in (3, 4, 7, 8):  # the last row or column comes first
+            first, last = self.size[1] - last, self.size[1] - first
+        return (first, 0, last, height) if self.turned >= 5 else (0, first, width, last)
+
+
+def open_picture(source: Path | str | io.IOBase) -> Picture:
+    """Decode an image file that is whole (`edge_lab.damage`).
 
     Raises:
         DataError: the file is missing, damaged, not an image, or holds floats or 32-bit integers.
     """
-    from PIL import Image, ImageOps
+    try:
+        data = source.read() if isinstance(source, io.IOBase) else Path(source).read_bytes()
+    except FileNotFoundError as error:
+        raise DataError(f"there is no picture {source}.", "nothing exists at that path.", "check the path.") from error
+    except OSError as error:
+        raise DataError(
+            f"{source} can't be read.", f"{error.strerror}.", "check the path, and that you may read it."
+        ) from error
+    if problem := damage(data):
+        raise DataError(f"{source} is damaged.", f"{problem}.", "copy or download it again, or leave it out.")
+    return decode_picture(data, str(source))
+
+
+def decode_picture(data: bytes, name: str) -> Picture:
+    """Decode the bytes of an image file; of animations and pages the first.
+
+    Raises:
+        DataError: they are no image, or cut off where Pillow sees it, or hold floats or 32-bit integers.
+    """
+    from PIL import Image
 
     try:
-        data = path.read() if isinstance(path, io.IOBase) else Path(path).read_bytes()
-        if problem := damage(data):
-            raise DataError(f"{path} is damaged.", f"{problem}.", "copy or download it again, or leave it out.")
         with Image.open(io.BytesIO(data)) as image:
-            return to_rgb(ImageOps.exif_transpose(image), image, str(path))
-    except DataError:
-        raise
+            image.load()
+            return Picture(image, orientation(image), name)
     except InputError as error:
         raise DataError(*error.args) from None
     except Image.DecompressionBombError as error:
         raise DataError(
-            f"{path} is too large to be read.",
+            f"{name} is too large to be read.",
             f"it has more than {2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6} million pixels; every reader stops there.",
             "make it smaller first.",
         ) from error
-    except FileNotFoundError as error:
-        raise DataError(f"there is no picture {path}.", "nothing exists at that path.", "check the path.") from error
     except Exception as error:  # Pillow's readers raise what they like: NotImplementedError, IndexError, struct.error
-        raise DataError(
-            f"{path} could not be read as an image.",
-            str(error) or type(error).__name__,
-            "open it in an image viewer; save it again as JPEG or PNG, or leave it out.",
-        ) from error
+        raise _unreadable(name, data, error) from error
 
 
-def to_rgb(image: Image, opened: Image | None = None, name: str = "the picture") -> Image:
-    """A PIL image of any mode as 8-bit RGB; alpha is dropped.
+def _unreadable(name: str, data: bytes, error: Exception) -> DataError:
+    unknown = "it is of no kind that Pillow knows." if "BytesIO" in str(error) else ""  # its text holds an address
+    what, fix = not_a_picture(data[:START]) or (
+        unknown or str(error) or type(error).__name__,
+        "open it in an image viewer; save it again as JPEG or PNG, or leave it out.",
+    )
+    return DataError(f"{name} could not be read as an image.", what, fix)
 
-    Args:
-        image: the pixels.
-        opened: the image as its file gave it, if `image` is a copy that has lost what the file says about its values.
-        name: for messages.
+
+def read_image(path: Path | str) -> Image:
+    """Decode an image file to 8-bit RGB, turned upright (`edge_lab.exif`); 16-bit values give their high byte.
 
     Raises:
-        InputError: it is no PIL image, has no pixels, or holds floats (mode F) or 32-bit integers (mode I), whose white
-            is not known.
+        DataError: the file is missing, damaged, not an image, or holds floats or 32-bit integers.
     """
-    from PIL import Image as pillow
+    return open_picture(path).rows()
 
-    if not isinstance(image, pillow.Image):
+
+def to_rgb(image: Image) -> Image:
+    """A PIL image of any mode as 8-bit RGB, as it lies; alpha is dropped.
+
+    Raises:
+        InputError: it is no PIL image, has no pixels, or holds floats (mode F) or 32-bit integers (mode I).
+    """
+    return picture_of(image).rows()
+
+
+def picture_of(image: object) -> Picture:
+    """A PIL image, or a uint8 array (height, width, 3), as a Picture; InputError for anything else."""
+    from PIL import Image
+
+    if isinstance(image, np.ndarray):
+        return Picture(from_array(image))
+    if not isinstance(image, Image.Image):
         raise InputError(
-            f"{name} is a {type(image).__name__}.",
+            f"the picture is a {type(image).__name__}.",
             "a picture is a path, a PIL image, or a uint8 array (height, width, 3).",
             "pass one of these; a tensor x of shape (3, height, width): (x * 255).byte().permute(1, 2, 0).numpy().",
         )
-    if 0 in image.size:
-        raise InputError(f"{name} is empty.", f"it has {image.width} x {image.height} pixels.", "leave it out.")
-    opened = opened or image
-    if image.mode.startswith("I;16") or (image.mode == "I" and opened.format == "PPM"):  # a PGM's white is 65535
+    return Picture(image)
+
+
+def _is_wide(image: Image) -> bool:
+    """16 bits in whatever Pillow holds them; a PGM's white is 65535."""
+    return image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
+
+
+def _to_rgb(image: Image, opened: Image) -> Image:
+    """`opened` knows what the file says about its values, which `image`, a part of it, has lost."""
+    if _is_wide(opened):
         return _high_bytes(np.asarray(image), opened).convert("RGB")
-    if image.mode in ("I", "F"):
-        raise _no_white(np.asarray(image), image.mode, name)
-    return image.convert("LA" if image.mode == "La" else "RGB").convert("RGB")
+    if image.mode == "La":  # premultiplied: Pillow knows no other way
+        image = image.convert("LA")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _high_bytes(values: np.ndarray, opened: Image) -> Image:
@@ -128,53 +226,57 @@ def from_array(array: np.ndarray) -> Image:
     return Image.fromarray(array)
 
 
-def resize_and_crop(image: Image, short: int, crop: tuple[int, int], kind: Filter) -> np.ndarray:
-    """The centre `crop` (height, width) of an RGB or L image whose short side became `short`: uint8 (H, W, channels).
+def resize_and_crop(
+    picture: Picture, short: int, crop: tuple[int, int], kind: Filter, mode: Literal["RGB", "L"] = "RGB"
+) -> np.ndarray:
+    """The centre `crop` (height, width) of a picture whose short side became `short`: uint8 (H, W, channels).
 
-    Equals Pillow's resize of the rows and then of the columns, to the bit. Of a picture that grows only the crop is
-    computed: a strip of 20000 x 1 pixels takes as little memory as a square.
+    Equals Pillow's resize of the rows and then of the columns, to the bit. (At once, Pillow 13 takes the columns first
+    for pictures that are tall.) Only what the crop needs is computed, a band of rows at a time: beside the picture
+    itself this takes a few megabytes, whatever its size and shape.
     """
-    from PIL import Image
-
-    width, height = image.size
+    width, height = picture.size
     long = short * max(width, height) // min(width, height)
     out_w, out_h = (short, long) if width <= height else (long, short)
     left, top = (out_w - crop[1]) // 2, (out_h - crop[0]) // 2
-    if out_h > height:  # then it is wider as well
-        return _grown(np.asarray(image), (out_h, out_w), (top, left), crop, kind)
-    if out_h < height:  # in two steps: at once, Pillow 13 takes the vertical pass first for pictures that are tall
-        method = Image.Resampling[kind.upper()]
-        image = image.resize((out_w, height), method).crop((left, 0, left + crop[1], height))
-        image, left = image.resize((crop[1], out_h), method), 0
-    pixels = np.asarray(image.crop((left, top, left + crop[1], top + crop[0])))
-    return pixels.reshape(*crop, -1)
+    places, weights = _taps(height, out_h, top, crop[0], kind)
+    first, last = int(places.min()), int(places.max()) + 1
+    band = max(1, _BAND // max(width, out_w))
+    bands = [
+        _across(picture.rows(row, min(row + band, last)).convert(mode), out_w, left, crop[1], kind)
+        for row in range(first, last, band)
+    ]
+    return _weighted(np.concatenate(bands), places - first, weights).reshape(*crop, -1)
 
 
-def _grown(
-    pixels: np.ndarray, size: tuple[int, int], start: tuple[int, int], crop: tuple[int, int], kind: Filter
-) -> np.ndarray:
-    """The window of `crop` at `start` of what `pixels` (height, width[, channels]) become at `size`."""
-    down, down_weights = _taps(pixels.shape[0], size[0], start[0], crop[0], kind)
-    across, across_weights = _taps(pixels.shape[1], size[1], start[1], crop[1], kind)
-    rows = pixels.reshape(*pixels.shape[:2], -1)[down.min() : down.max() + 1]
-    middle = _weighted(rows.swapaxes(0, 1), across, across_weights).swapaxes(0, 1)
-    return _weighted(middle, down - down.min(), down_weights)
+def _across(rows: Image, out_w: int, left: int, count: int, kind: Filter) -> np.ndarray:
+    """Rows of a picture at `out_w` columns, of these `count` from `left` on: uint8 (rows, count, channels)."""
+    from PIL import Image
+
+    if out_w > rows.width:
+        places, weights = _taps(rows.width, out_w, left, count, kind)
+        pixels = np.asarray(rows).reshape(rows.height, rows.width, -1)
+        return _weighted(pixels.swapaxes(0, 1), places, weights).swapaxes(0, 1)
+    resized = rows.resize((out_w, rows.height), Image.Resampling[kind.upper()])  # fast, where there is much to add up
+    return np.asarray(resized.crop((left, 0, left + count, rows.height))).reshape(rows.height, count, -1)
 
 
 def _taps(size: int, out: int, start: int, count: int, kind: Filter) -> tuple[np.ndarray, np.ndarray]:
-    """Which of `size` values each of `count` outputs from `start` on (of `out` in all, more than `size`) is made of.
+    """Which of `size` values each of `count` outputs from `start` on (of `out` in all) is made of.
 
     Source: Pillow's Resample.c, whose doubles these are, operation by operation.
 
     Returns:
         Places and weights (22 bits behind the point), integers (count, taps); a tap that is not used has the weight 0.
     """
-    reach = 1.0 if kind == "bilinear" else 2.0
-    centre = (np.arange(start, start + count)[:, None] + 0.5) * (size / out)
+    scale = size / out
+    stretch = max(scale, 1.0)  # shrinking widens the filter: that is the antialiasing
+    reach, step = (1.0 if kind == "bilinear" else 2.0) * stretch, 1.0 / stretch
+    centre = (np.arange(start, start + count)[:, None] + 0.5) * scale
     first = np.maximum((centre - reach + 0.5).astype(np.int64), 0)
-    places = first + np.arange(2 * int(reach) + 1)
+    places = first + np.arange(int(np.ceil(reach)) * 2 + 1)
     used = places < np.minimum((centre + reach + 0.5).astype(np.int64), size)
-    x = np.abs(places - centre + 0.5)
+    x = np.abs((places - centre + 0.5) * step)
     if kind == "bilinear":
         exact = np.where(x < 1, 1 - x, 0.0)
     else:  # Keys, a = -0.5

@@ -3,7 +3,10 @@
 The parts are frozen dataclasses; `edge_lab.bundle` writes them to bundle.json. Preprocessing is data, never
 code in an app, and is defined so exactly that C++, Kotlin, Swift and C can repeat it bit for bit:
 
-1. decode the image to 8-bit RGB: of 16-bit values the high byte (`v >> 8`), alpha is dropped, EXIF rotation applied;
+1. decode the image to 8-bit RGB, turned upright (`edge_lab.exif`). Of 16-bit values the high byte counts (`v >> 8`).
+   Alpha is dropped, not blended with anything: transparent pixels show the colour that is stored under them. Colour
+   profiles (ICC) are not applied, as in the training code of torchvision and timm: the numbers count as sRGB. Of
+   animations and pages the first one counts;
 2. resize: the short side becomes `resize`, the long side `resize * long // short`, with Pillow's
    antialiased filter (8-bit fixed point, horizontal pass first);
 3. crop the centre `crop` = (height, width), offsets `(size - crop) // 2`;
@@ -22,7 +25,7 @@ import numpy as np
 
 from edge_lab.audio import Audio, Sound, hear
 from edge_lab.errors import InputError
-from edge_lab.image import from_array, read_image, resize_and_crop, to_rgb
+from edge_lab.image import open_picture, picture_of, resize_and_crop
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -176,12 +179,9 @@ def _from_image(image: Image | np.ndarray | Path | str, spec: ModelSpec) -> np.n
             f"its task is {spec.task!r} and its spec names none.",
             "give ModelSpec(preprocess=Preprocess(...)), or pass a ready tensor.",
         )
-    if isinstance(image, (str, Path)):
-        image = read_image(image)
-    image = from_array(image) if isinstance(image, np.ndarray) else to_rgb(image)
-    if recipe.color == "L":
-        image = image.convert("L")
-    pixels = resize_and_crop(image, recipe.resize, recipe.crop, recipe.interpolation)
+    picture = open_picture(image) if isinstance(image, (str, Path)) else picture_of(image)
+    mode: Literal["RGB", "L"] = "L" if recipe.color == "L" else "RGB"
+    pixels = resize_and_crop(picture, recipe.resize, recipe.crop, recipe.interpolation, mode)
     if recipe.color == "BGR":
         pixels = pixels[:, :, ::-1]
     f32 = np.float32

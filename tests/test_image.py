@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from edge_lab.errors import DataError, InputError
-from edge_lab.image import Filter, read_image, resize_and_crop, to_rgb
+from edge_lab.image import Filter, Picture, read_image, resize_and_crop, to_rgb
 from edge_lab.spec import ModelSpec, Preprocess, TensorSpec, preprocess
 
 AS_IT_IS = Preprocess(24, (24, 24), (0.0,) * 3, (1.0,) * 3, scale=1.0)
@@ -181,7 +181,7 @@ def test_resizing_the_crop_alone_gives_the_same_bits() -> None:
             pixels = (pixels > 127).astype(np.uint8) * 255  # hard edges: bicubic overshoots and is cut off
         image, kind = Image.fromarray(pixels), ("bilinear", "bicubic")[i // 2 % 2]
         wanted = in_two_steps(image, short, crop, kind)  # type: ignore[arg-type]
-        found = resize_and_crop(image, short, crop, kind)  # type: ignore[arg-type]
+        found = resize_and_crop(Picture(image), short, crop, kind, image.mode)  # type: ignore[arg-type]
         np.testing.assert_array_equal(found, wanted, err_msg=f"{image.size} {short} {crop} {kind}")
         grew += short > min(height, width)
     assert 200 < grew < 700
@@ -193,12 +193,12 @@ def test_a_strip_takes_no_more_memory_than_a_square() -> None:
 import resource, sys
 import numpy as np
 from PIL import Image
-from edge_lab.image import resize_and_crop
+from edge_lab.image import Picture, resize_and_crop
 resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
 for size in ((8000, 1), (20000, 1), (1, 20000), (20000, 2), (1, 1), (3_000_000, 1)):
     image = Image.fromarray(np.full((size[1], size[0], 3), 77, np.uint8))
     for kind in ("bilinear", "bicubic"):
-        assert (resize_and_crop(image, 256, (224, 224), kind) == 77).all()
+        assert (resize_and_crop(Picture(image), 256, (224, 224), kind) == 77).all()
 print("good")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -20,7 +20,8 @@ import pytest
 from PIL import Image, PngImagePlugin
 from runner_build import client, runner_build
 
-from edge_lab.spec import ModelSpec, Preprocess, TensorSpec, preprocess, read_image
+from edge_lab.image import read_image
+from edge_lab.spec import ModelSpec, Preprocess, TensorSpec, preprocess
 
 PHOTOS = Path(__file__).parents[1] / "edge_lab/assets/photos"
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge_lab.data.images import decode
 from edge_lab.errors import DataError
 from edge_lab.files import writing_file
+from edge_lab.image import decode_picture
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -33,7 +33,7 @@ class ZipReader:
     def __call__(self, index: int) -> Image:
         """Image i in RGB."""
         member = self.members[index]
-        return decode(read_member(self.path, member), f"{member} in {self.path}")
+        return decode_picture(read_member(self.path, member), f"{member} in {self.path}").rows()
 
 
 def read_member(path: str, member: str) -> bytes:

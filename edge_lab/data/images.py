@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -143,22 +142,3 @@ class ArrayReader:
 def hash_of(*parts: str) -> str:
     """Hex SHA-256 of text parts; ("ab", "c") and ("a", "bc") differ."""
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
-
-
-def decode(data: bytes, name: str) -> Image:
-    """Decode an image file held in memory to RGB, turned upright by its EXIF tag.
-
-    Raises:
-        DataError: the bytes are not an image, or are cut off.
-    """
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(
-            f"{name} could not be read as an image.",
-            str(error),
-            "the archive it lies in may be damaged: delete it and load the set again.",
-        ) from error
