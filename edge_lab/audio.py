@@ -12,6 +12,7 @@ Everything here needs NumPy only.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from edge_lab.errors import DataError, InputError
-from edge_lab.wav import LOUDEST, SILENT, decode, too_loud
+from edge_lab.wav import LOUDEST, SILENT, open_wav, too_loud
 
 _FULL_SCALE = 32767 / 32768
 _CLIPPED = 0.05  # share of samples at full scale above which words can't be told apart any more
@@ -109,18 +110,37 @@ def hear(sound: Sound | np.ndarray | Path | str, audio: Audio) -> np.ndarray:
         DataError: the file can't be read, or the samples are silence, clipped, not from -1 to 1, or no numbers.
         InputError: it is no sound: integers, several channels.
     """
-    name = str(sound) if isinstance(sound, (str, Path)) else "the recording"
     if isinstance(sound, (str, Path)):
-        sound = read_wav(sound)
-    elif isinstance(sound, np.ndarray):
-        sound = Sound(sound, audio.sample_rate)
-    samples = checked(sound.samples, name)
-    refuse_unusable(samples, name)
-    x = fit(resample(samples, sound.rate, audio.sample_rate), audio.samples)
+        x = _heard(sound, audio)
+    else:
+        sound = Sound(sound, audio.sample_rate) if isinstance(sound, np.ndarray) else sound
+        samples = checked(sound.samples, "the recording")
+        _Level().of(samples).refuse("the recording")
+        x = fit(resample(samples, sound.rate, audio.sample_rate), audio.samples)
     if audio.features is None:
         return x.reshape(1, -1)  # x[None] would have a stride of 0, which ExecuTorch's exporter refuses
     features = log_mel(x, audio.sample_rate, audio.features)
     return features.reshape(1, 1, *features.shape)
+
+
+def _heard(path: str | Path, audio: Audio) -> np.ndarray:
+    """What a model hears of a file: its middle, which alone is resampled and kept."""
+    with open_wav(path) as wav:
+        level = _Level()
+        for piece in wav.pieces():
+            level = level.of(piece)
+        level.refuse(wav.name)
+        all_of_it = resampled_length(level.count, wav.rate, audio.sample_rate)
+        kept = min(all_of_it, audio.samples)
+        first = (all_of_it - kept) // 2
+
+        def read(start: int, end: int) -> np.ndarray:
+            wav.seek(start)
+            return next(wav.pieces(end - start))
+
+        if wav.rate == audio.sample_rate:
+            return fit(read(first, first + kept), audio.samples)
+        return fit(_outputs(read, level.count, _ratio(wav.rate, audio.sample_rate), first, kept), audio.samples)
 
 
 def checked(samples: np.ndarray, name: str) -> np.ndarray:
@@ -169,19 +189,68 @@ def resample(samples: np.ndarray, rate: int, wanted: int) -> np.ndarray:
     """
     if rate == wanted or not len(samples):
         return np.asarray(samples, np.float32)
+    count = resampled_length(len(samples), rate, wanted)
+    return _outputs(lambda a, b: samples[a:b], len(samples), _ratio(rate, wanted), 0, count)
+
+
+def resampled_length(samples: int, rate: int, wanted: int) -> int:
+    """How many samples a recording has at another rate."""
+    return -(-samples * wanted // rate)
+
+
+class Resampler:
+    """`resample` of a stream: the same samples, as soon as what they depend on has come."""
+
+    def __init__(self, rate: int, wanted: int) -> None:
+        self._same, self._ratio = rate == wanted, _ratio(rate, wanted)
+        self._held = np.zeros(0, np.float32)  # input samples from number `_begin` on
+        self._begin = self._next = 0
+
+    def push(self, samples: np.ndarray) -> np.ndarray:
+        """Take any number of samples (N,); those of the other rate that can be computed now, float32."""
+        if self._same:
+            return np.asarray(samples, np.float32)
+        self._held = np.concatenate([self._held, samples])
+        (up, down), (taps, reach) = self._ratio, _filters(*self._ratio)
+        under = self._begin + len(self._held) - taps.shape[1] - reach  # the last input number whose output is ready
+        found = self._until(((under + 1) * up - 1) // down + 1)
+        unused = min(max(0, self._next * down // up + reach - self._begin), len(self._held))
+        self._held, self._begin = self._held[unused:], self._begin + unused
+        return found
+
+    def finish(self) -> np.ndarray:
+        """The rest, with zeros after the last sample."""
+        up, down = self._ratio
+        empty = np.zeros(0, np.float32)
+        return empty if self._same else self._until(-(-(self._begin + len(self._held)) * up // down))
+
+    def _until(self, end: int) -> np.ndarray:
+        first, self._next = self._next, max(self._next, end)
+        total = self._begin + len(self._held)
+        read = lambda a, b: self._held[a - self._begin : b - self._begin]  # noqa: E731
+        return _outputs(read, total, self._ratio, first, self._next - first)
+
+
+def _ratio(rate: int, wanted: int) -> tuple[int, int]:
     common = math.gcd(rate, wanted)
-    up, down = wanted // common, rate // common
-    taps, first = _filters(up, down)
-    count = -(-len(samples) * up // down)
-    position = np.arange(count) * down
-    start = position // up + first  # first input sample under the filter
-    padded = np.pad(samples.astype(np.float64), (-first, taps.shape[1] + 1))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, taps.shape[1])
+    return wanted // common, rate // common
+
+
+def _outputs(
+    read: Callable[[int, int], np.ndarray], total: int, ratio: tuple[int, int], first: int, count: int
+) -> np.ndarray:
+    """Samples `first` to before `first + count` at the other rate, of `total` that `read(start, end)` gives."""
+    up, down = ratio
+    taps, reach = _filters(up, down)
     out = np.empty(count, np.float32)
     for begin in range(0, count, _PART):  # a recording of an hour must not become 40 copies of itself
-        part = slice(begin, begin + _PART)
-        filters = taps[position[part] % up]
-        out[part] = np.einsum("nt,nt->n", windows[start[part] - first], filters)
+        position = np.arange(first + begin, first + min(begin + _PART, count)) * down
+        start = position // up + reach  # first input sample under the filter
+        low, high = int(start[0]), int(start[-1]) + taps.shape[1]
+        held = read(max(low, 0), min(high, total)).astype(np.float64)
+        padded = np.pad(held, (max(-low, 0), max(high - total, 0)))
+        windows = np.lib.stride_tricks.sliding_window_view(padded, taps.shape[1])
+        out[begin : begin + _PART] = np.einsum("nt,nt->n", windows[start - low], taps[position % up])
     return out
 
 
@@ -199,24 +268,38 @@ def _filters(up: int, down: int) -> tuple[np.ndarray, int]:
     return taps, first
 
 
-def refuse_unusable(samples: np.ndarray, name: str) -> None:
-    """Raise DataError for a recording of silence, or one of which much is clipped or beyond full scale."""
-    peak = float(np.abs(samples).max()) if len(samples) else 0.0
-    if peak < SILENT:
-        raise DataError(
-            f"{name} is silent.",
-            f"its loudest sample is {peak:.6f} of full scale.",
-            "check the microphone and its level (arecord -l, alsamixer), and record again.",
-        )
-    clipped = float(np.mean(np.abs(samples) >= _FULL_SCALE))
-    if clipped > _CLIPPED and peak > 1:
-        raise too_loud(name, peak)
-    if clipped > _CLIPPED:
-        raise DataError(
-            f"{name} is clipped.",
-            f"{100 * clipped:.0f} % of its samples are at full scale: their true values are lost.",
-            "lower the recording level and record again.",
-        )
+@dataclass(frozen=True)
+class _Level:
+    """How loud the samples of a recording are: how many, the highest, and how many lie at full scale or beyond."""
+
+    count: int = 0
+    peak: float = 0.0
+    full: int = 0
+
+    def of(self, samples: np.ndarray) -> _Level:
+        """With these samples too."""
+        level = np.abs(samples)
+        peak = float(level.max()) if len(level) else 0.0
+        full = int(np.count_nonzero(level >= _FULL_SCALE))
+        return _Level(self.count + len(level), max(self.peak, peak), self.full + full)
+
+    def refuse(self, name: str) -> None:
+        """Raise DataError for a recording of silence, or one of which much is clipped or beyond full scale."""
+        if self.peak < SILENT:
+            raise DataError(
+                f"{name} is silent.",
+                f"its loudest sample is {self.peak:.6f} of full scale.",
+                "check the microphone and its level (arecord -l, alsamixer), and record again.",
+            )
+        clipped = self.full / self.count
+        if clipped > _CLIPPED and self.peak > 1:
+            raise too_loud(name, self.peak)
+        if clipped > _CLIPPED:
+            raise DataError(
+                f"{name} is clipped.",
+                f"{100 * clipped:.0f} % of its samples are at full scale: their true values are lost.",
+                "lower the recording level and record again.",
+            )
 
 
 @lru_cache(maxsize=8)
@@ -264,13 +347,8 @@ def read_wav(path: Path | str) -> Sound:
     Raises:
         DataError: missing, no WAV file, cut off, compressed, empty, or values that are no numbers.
     """
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise DataError(
-            f"{path} could not be read as a recording.", str(error), "check the path and its permissions."
-        ) from error
-    return Sound(*decode(content, str(path)))
+    with open_wav(path) as wav:
+        return Sound(np.concatenate(list(wav.pieces())), wav.rate)
 
 
 def write_wav(path: Path | str, sound: Sound) -> None:

@@ -10,11 +10,13 @@ from typing import BinaryIO
 
 import numpy as np
 
-from edge_lab.audio import Audio, read_wav, resample
+from edge_lab.audio import Audio, Resampler
 from edge_lab.bundle import Bundle
-from edge_lab.errors import InputError
+from edge_lab.errors import DataError, InputError
 from edge_lab.recognize import Recognizer, Word, microphone
 from edge_lab.runtime import load
+from edge_lab.signature import START, TO_PIPE, sound_in_pipe
+from edge_lab.wav import Joined, WavReader, open_wav
 
 PIPE = "-"
 
@@ -24,7 +26,8 @@ def listen(bundle: Path | str, source: Path | str | None) -> Iterator[Word]:
 
     Args:
         bundle: of a model that takes waveforms (task "keyword").
-        source: a WAV file, "-" for raw 16-bit little-endian mono samples from standard input, None for the microphone.
+        source: a WAV file, None for the microphone, or "-" for standard input: a WAV file in a pipe, or raw 16-bit
+            little-endian mono samples at the model's rate.
 
     Raises:
         InputError: the bundle does not hear. DataError: the recording can't be read, or the microphone ended.
@@ -53,11 +56,28 @@ def _blocks(source: Path | str | None, audio: Audio, stack: ExitStack) -> Iterab
     if source is None:
         return stack.enter_context(microphone(audio.sample_rate))
     if str(source) == PIPE:
-        return _raw(sys.stdin.buffer, audio.listen.hop)
-    sound = read_wav(source)
-    return [resample(sound.samples, sound.rate, audio.sample_rate)]
+        return _from_pipe(sys.stdin.buffer, audio)
+    return _resampled(stack.enter_context(open_wav(source)), audio.sample_rate)
 
 
-def _raw(pipe: BinaryIO, count: int) -> Iterator[np.ndarray]:
+def _from_pipe(pipe: BinaryIO, audio: Audio) -> Iterator[np.ndarray]:
+    """A WAV file says at its start what it is; other bytes are raw samples at the model's rate."""
+    start = pipe.read(START)
+    rest = Joined(start, pipe)
+    if start[:4] == b"RIFF" and start[8:12] == b"WAVE":
+        return _resampled(WavReader(rest, "standard input", None), audio.sample_rate, audio.listen.hop)
+    if kind := sound_in_pipe(start):
+        raise DataError(f"standard input is {kind}.", "WAV, or raw 16-bit mono samples, can be heard.", TO_PIPE)
+    return _raw(rest, audio.listen.hop)
+
+
+def _resampled(wav: WavReader, wanted: int, length: int = 1 << 17) -> Iterator[np.ndarray]:
+    resampler = Resampler(wav.rate, wanted)
+    for piece in wav.pieces(length):
+        yield resampler.push(piece)
+    yield resampler.finish()
+
+
+def _raw(pipe: Joined, count: int) -> Iterator[np.ndarray]:
     while block := pipe.read(2 * count):
         yield np.frombuffer(block[: len(block) // 2 * 2], "<i2").astype(np.float32) / 32768

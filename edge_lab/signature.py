@@ -16,6 +16,7 @@ _TO_PNG = "convert it: convert 'INPUT[0]' OUTPUT.png (Debian: sudo apt install i
 _TO_JPEG = "convert it: heif-convert INPUT OUTPUT.jpg (Debian: sudo apt install libheif-examples)."
 _FRAME = "take a picture out of it: ffmpeg -i INPUT -frames:v 1 OUTPUT.png (Debian: sudo apt install ffmpeg)."
 TO_WAV = "convert it: ffmpeg -i INPUT -ar 16000 -ac 1 OUTPUT.wav (Debian: sudo apt install ffmpeg)."
+TO_PIPE = "pipe raw samples: ffmpeg -i INPUT -f s16le -ar 16000 -ac 1 - | edge-lab listen BUNDLE -"
 _UNPACK = "unpack it, and name the file inside."
 _PAGES = "convert it: pdftoppm -png INPUT OUTPUT (Debian: sudo apt install poppler-utils)."
 _ARRAY = "write its values as they are: np.load(INPUT).tofile('x.bin')."
@@ -136,3 +137,10 @@ def not_a_recording(start: bytes) -> tuple[str, str] | None:
     if kind.family in ("sound", "video"):
         return f"it is {kind.name}, and only WAV is read.", TO_WAV
     return f"it is {kind.name}.", kind.fix if kind.family == "other" else "name a recording."
+
+
+def sound_in_pipe(start: bytes) -> str:
+    """The name of a kind of sound other than WAV that raw samples don't begin with by chance; "" if it is none."""
+    kind = signature_of(start)
+    rare = start[:1] != b"\xff" and kind is not None and kind.family in ("sound", "video")
+    return kind.name if rare and kind is not None else ""

@@ -70,7 +70,8 @@ def test_resampling_leaves_out_what_does_not_fit() -> None:
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (b"", "no RIFF/WAVE"),
+        (b"", "an empty file"),
+        (b"hello, this is text", "no RIFF/WAVE"),
         (b"RIFF\0\0\0\0WAVE", "holds no samples"),
         (b"RIFF\0\0\0\0WAVEfmt \4\0\0\0\1\0\1\0", "format chunk is cut off"),
         (b"RIFF\0\0\0\0WAVEdata\2\0\0\0ab", "before their format"),
