@@ -22,6 +22,7 @@ namespace {
 File open_file(const fs::path& path) {
   std::error_code none;
   const auto status = fs::status(path, none);
+  if (none == std::errc::too_many_symbolic_link_levels) unreadable(path, "it is a link that leads back to itself.");
   if (!fs::exists(status)) unreadable(path, "there is no such file.");
   if (!fs::is_regular_file(status)) unreadable(path, "it is no regular file.");
   File file(std::fopen(path.c_str(), "rb"), std::fclose);

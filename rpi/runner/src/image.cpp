@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "error.h"
+#include "signature.h"
 
 namespace edge_lab {
 namespace {
@@ -32,13 +33,16 @@ void bad_image(const std::string& name, const std::string& why) {
 void check_pixels(uint64_t width, uint64_t height, uint64_t most, const std::string& name) {
   if (width == 0 || height == 0 || width > INT32_MAX || height > INT32_MAX) bad_image(name, "its size is unusable");
   if (width > most / height) {
-    bad_image(name, "it has " + std::to_string(width) + " x " + std::to_string(height) + " pixels, over the limit of " +
-                        std::to_string(most));
+    throw Error(name + " is too large to be read.",
+                "it has " + std::to_string(width) + " x " + std::to_string(height) + " pixels; every reader stops at " +
+                    std::to_string(most) + ".",
+                "make it smaller first.");
   }
 }
 
 int exif_orientation(const uint8_t* data, size_t bytes) {
   constexpr uint32_t kOrientation = 0x0112;
+  while (bytes >= 6 && std::memcmp(data, "Exif\0", 6) == 0) data += 6, bytes -= 6;
   if (bytes < 8) return 0;
   const bool big = std::memcmp(data, "MM", 2) == 0;
   if (!big && std::memcmp(data, "II", 2) != 0) return 0;
@@ -51,7 +55,7 @@ int exif_orientation(const uint8_t* data, size_t bytes) {
     if (at + 12 > bytes) return 0;
     if (tiff.number(at, 2) != kOrientation) continue;
     const uint32_t type = tiff.number(at + 2, 2);
-    const int width = type == 3 ? 2 : type == 4 ? 4 : 0;  // others are no number to Pillow
+    const int width = type == 3 ? 2 : type == 4 ? 4 : 0;  // SHORT or LONG
     if (width == 0 || tiff.number(at + 4, 4) != 1) return 1;
     const uint32_t value = tiff.number(at + 8, width);
     return value >= 1 && value <= 8 ? static_cast<int>(value) : 1;
@@ -70,9 +74,37 @@ int xmp_orientation(const std::string& xmp) {
     } else {
       continue;
     }
-    if (digit < xmp.size() && xmp[digit] >= '0' && xmp[digit] <= '9') return xmp[digit] - '0';
+    if (digit >= xmp.size() || xmp[digit] < '0' || xmp[digit] > '9') continue;
+    const int value = xmp[digit] - '0';
+    return value >= 1 && value <= 8 ? value : 1;
   }
   return 0;
+}
+
+std::vector<uint8_t> unhexed_profile(const std::string& text) {
+  size_t at = 0;
+  for (int line = 0; line < 3; ++line) {
+    at = text.find('\n', at);
+    if (at == std::string::npos) return {};
+    ++at;
+  }
+  std::vector<uint8_t> bytes;
+  int half = -1;
+  for (; at < text.size(); ++at) {
+    const char letter = text[at];
+    const int digit = letter >= '0' && letter <= '9'   ? letter - '0'
+                      : letter >= 'a' && letter <= 'f' ? letter - 'a' + 10
+                      : letter >= 'A' && letter <= 'F' ? letter - 'A' + 10
+                                                       : -1;
+    if (digit < 0 && half < 0 && std::strchr(" \t\n\r\f\v", letter) != nullptr) continue;
+    if (digit < 0) return {};
+    if (half < 0) {
+      half = digit;
+    } else {
+      bytes.push_back(static_cast<uint8_t>(half << 4 | digit)), half = -1;
+    }
+  }
+  return half < 0 ? bytes : std::vector<uint8_t>{};
 }
 
 // 2 mirrored, 3 upside down, 4 both, 5-8 the same with rows and columns swapped.
@@ -107,7 +139,9 @@ Image decode_image(const std::vector<uint8_t>& bytes, const std::string& name, u
   } else if (starts(kPng, sizeof kPng)) {
     found = decode_png(bytes, name, most_pixels);
   } else {
-    bad_image(name, "it is neither JPEG nor PNG");
+    const auto kind = not_a_picture(bytes.data(), bytes.size());
+    if (!kind) bad_image(name, "it is neither JPEG nor PNG");
+    throw Error(name + " could not be read as an image.", kind->why, kind->fix);
   }
   return upright(std::move(found.image), found.orientation);
 }

@@ -32,11 +32,15 @@ Heard listen(const fs::path& path, const ListenConfig& config, const std::functi
   Recognizer recognizer = recognizer_of(bundle, session);
   std::unique_ptr<WavReader> wav;
   if (!config.microphone && config.source != "-") wav = std::make_unique<WavReader>(fs::path(config.source));
-  if (wav && config.rate != 0) {
+  PipeReader pipe(STDIN_FILENO);
+  const bool piped = !wav && !config.microphone;
+  if (piped && pipe.open(stop)) return {};
+  const uint32_t told = wav ? wav->rate() : pipe.rate();
+  if (told != 0 && config.rate != 0) {
     throw Error("--rate does not go with a WAV file.", "the file says its own rate.", "leave --rate out.");
   }
   const uint32_t wanted = bundle.audio->sample_rate;
-  const uint32_t rate = wav ? wav->rate() : config.rate != 0 ? static_cast<uint32_t>(config.rate) : wanted;
+  const uint32_t rate = told != 0 ? told : config.rate != 0 ? static_cast<uint32_t>(config.rate) : wanted;
   Resampler resampler(rate, wanted);
   uint64_t count = 0;
   std::vector<float> ready;
@@ -52,10 +56,10 @@ Heard listen(const fs::path& path, const ListenConfig& config, const std::functi
   const double begin = Clocks::now().cpu;
   if (wav) {
     from_wav(*wav, stop, take);
-  } else if (config.microphone) {
-    from_microphone(rate, stop, take);
+  } else if (piped) {
+    from_pipe(pipe, stop, take);
   } else {
-    from_pipe(STDIN_FILENO, stop, take);
+    from_microphone(rate, stop, take);
   }
   resampler.finish(ready);
   look();

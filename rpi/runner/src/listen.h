@@ -14,7 +14,7 @@ namespace edge_lab {
 Recognizer recognizer_of(const Bundle& bundle, Session& session);
 
 struct ListenConfig {
-  std::string source;       // a WAV file, or "-" for 16-bit little-endian mono samples from standard input
+  std::string source;       // a WAV file, or "-" for standard input: a WAV, or raw 16-bit mono samples
   bool microphone = false;  // instead of a source
   int rate = 0;             // of those samples, in Hz; 0: the bundle's
   int threads = 1;

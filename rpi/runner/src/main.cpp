@@ -20,7 +20,8 @@ namespace {
 constexpr const char* kUsage = R"(usage: edge-lab-runner COMMAND BUNDLE [options]
 
   run BUNDLE [FILE ...]   answers for pictures (JPEG, PNG), recordings (WAV) or raw tensors (.bin);
-                          without any, for the bundle's own golden inputs
+                          without any, for the bundle's own golden inputs. A file that can't be read
+                          is told on standard error; the others are answered, and the exit code is 2
       --threads N         CPU threads (1)
       --json              print JSON
   check BUNDLE            intact, runs here, preprocesses and answers as recorded
@@ -34,7 +35,7 @@ constexpr const char* kUsage = R"(usage: edge-lab-runner COMMAND BUNDLE [options
       --pin CPU,CPU       bind the process to these cores
       --energy-ms N       how long to read the counters of energy, where there are any (2000)
       --json FILE         write the measurements
-  listen BUNDLE [SOURCE]  say the words of a WAV file, or of raw 16-bit little-endian mono samples from a pipe (-)
+  listen BUNDLE [SOURCE]  say the words of a WAV file, or of a pipe (-): a WAV, or raw 16-bit little-endian mono samples
       --microphone        record with arecord instead
       --rate HZ           of the raw samples, or of the microphone (the bundle's)
       --stats             at the end, what it cost, on standard error
@@ -73,7 +74,8 @@ Answer answer(const std::string& name, const std::vector<uint8_t>& x, double pre
   return found;
 }
 
-std::vector<Answer> answers(const Args& args, const Bundle& bundle, Session& session) {
+// What can be read is answered; of the rest the errors go to standard error, and `failed` counts them.
+std::vector<Answer> answers(const Args& args, const Bundle& bundle, Session& session, size_t* failed) {
   std::vector<Answer> all;
   std::vector<std::string> files(args.rest.begin() + 1, args.rest.end());
   if (files.empty()) {
@@ -81,8 +83,13 @@ std::vector<Answer> answers(const Args& args, const Bundle& bundle, Session& ses
   }
   for (const std::string& file : files) {
     const Clocks before = Clocks::now();
-    const auto x = input_of(file, bundle);
-    all.push_back(answer(file, x, 1e3 * (Clocks::now().wall - before.wall), bundle, session));
+    try {
+      const auto x = input_of(file, bundle);
+      all.push_back(answer(file, x, 1e3 * (Clocks::now().wall - before.wall), bundle, session));
+    } catch (const Error& error) {
+      std::fprintf(stderr, "edge-lab-runner: %s\n", error.what());
+      ++*failed;
+    }
   }
   return all;
 }
@@ -134,13 +141,14 @@ int run(const std::vector<std::string>& words) {
   const Bundle bundle = load_bundle(bundle_of(args), executorch_version());
   warn_of_difference(bundle);
   Session session(bundle, threads);
-  const auto all = answers(args, bundle, session);
+  size_t failed = 0;
+  const auto all = answers(args, bundle, session, &failed);
   if (args.has("--json")) {
     std::fputs(as_json(all, bundle, threads).c_str(), stdout);
   } else {
     print_text(all, bundle);
   }
-  return 0;
+  return failed == 0 ? 0 : 2;
 }
 
 int check(const std::vector<std::string>& words) {

@@ -53,7 +53,9 @@ bool read_header(Reader& r) {
 // Allocates rows: the size must have been checked.
 bool prepare(Reader& r) {
   if (setjmp(png_jmpbuf(r.png))) return false;
-  png_set_packing(r.png);  // one value a byte
+  png_set_packing(r.png);      // one value a byte
+  png_set_strip_16(r.png);     // the high one
+  png_set_strip_alpha(r.png);  // nothing is blended
   png_set_interlace_handling(r.png);
   png_read_update_info(r.png, r.info);
   return true;
@@ -79,34 +81,34 @@ int orientation_of(Reader& r) {
   }
   png_textp texts = nullptr;
   const int count = png_get_text(r.png, r.info, &texts, nullptr);
-  for (int i = 0; i < count; ++i) {
+  for (const char* key : {"Raw profile type exif", "Raw profile type APP1"}) {
+    for (int i = count; i-- > 0;) {  // of several the last one counts
+      if (std::strcmp(texts[i].key, key) != 0 || texts[i].text == nullptr) continue;
+      const auto profile = unhexed_profile(texts[i].text);
+      if (const int found = exif_orientation(profile.data(), profile.size())) return found;
+      break;
+    }
+  }
+  for (int i = count; i-- > 0;) {
     if (std::strcmp(texts[i].key, "XML:com.adobe.xmp") != 0 || texts[i].text == nullptr) continue;
     if (const int found = xmp_orientation(texts[i].text)) return found;
   }
   return 1;
 }
 
-// One row of unpacked values to RGB. 16-bit values keep their high byte, which comes first. Alpha is dropped.
-void to_rgb(Reader& r, const uint8_t* from, uint8_t* to) {
-  const bool wide = r.depth == 16;
-  const size_t channels = png_get_channels(r.png, r.info), step = channels * (wide ? 2 : 1), width = r.width;
+// Values of one byte, grey or places in a palette, to RGB; `to` may begin in front of them in the same memory.
+void to_rgb(Reader& r, const uint8_t* from, size_t count, uint8_t* to) {
   if (r.kind == PNG_COLOR_TYPE_PALETTE) {
     png_colorp palette = nullptr;
     int entries = 0;
     png_get_PLTE(r.png, r.info, &palette, &entries);
-    for (size_t x = 0; x < width; ++x) {
-      const png_color color = from[x] < entries ? palette[from[x]] : png_color{0, 0, 0};
-      to[3 * x] = color.red, to[3 * x + 1] = color.green, to[3 * x + 2] = color.blue;
-    }
-  } else if (channels >= 3) {
-    for (size_t x = 0; x < width; ++x) {
-      for (size_t c = 0; c < 3; ++c) to[3 * x + c] = from[x * step + c * (wide ? 2 : 1)];
+    for (size_t i = 0; i < count; ++i) {
+      const png_color color = from[i] < entries ? palette[from[i]] : png_color{0, 0, 0};
+      to[3 * i] = color.red, to[3 * i + 1] = color.green, to[3 * i + 2] = color.blue;
     }
   } else {
     const int stretch = r.depth < 8 ? 255 / ((1 << r.depth) - 1) : 1;
-    for (size_t x = 0; x < width; ++x) {
-      std::memset(to + 3 * x, from[x * step] * stretch, 3);
-    }
+    for (size_t i = 0; i < count; ++i) std::memset(to + 3 * i, from[i] * stretch, 3);
   }
 }
 
@@ -118,17 +120,18 @@ Decoded decode_png(const std::vector<uint8_t>& bytes, const std::string& name, u
   if (!read_header(r)) bad_image(name, std::string("PNG: ") + r.message);
   check_pixels(r.width, r.height, most_pixels, name);
   if (!prepare(r)) bad_image(name, std::string("PNG: ") + r.message);
-  const size_t stride = png_get_rowbytes(r.png, r.info);
-  std::vector<uint8_t> raw(stride * r.height);
+  // What is no RGB yet lies in the last third of its place, and grows to the front: there is no second copy.
+  const size_t stride = png_get_rowbytes(r.png, r.info), values = stride * r.height;
+  Decoded found;
+  found.image.rgb.resize(3 * size_t{r.width} * r.height);
+  uint8_t* raw = found.image.rgb.data() + (found.image.rgb.size() - values);
   std::vector<png_bytep> rows(r.height);
-  for (size_t y = 0; y < r.height; ++y) rows[y] = raw.data() + y * stride;
+  for (size_t y = 0; y < r.height; ++y) rows[y] = raw + y * stride;
   if (!read_rows(r, rows.data())) bad_image(name, std::string("PNG: ") + r.message);
   read_end(r);
-  Decoded found;
   found.image.width = static_cast<int>(r.width);
   found.image.height = static_cast<int>(r.height);
-  found.image.rgb.resize(3 * size_t{r.width} * r.height);
-  for (size_t y = 0; y < r.height; ++y) to_rgb(r, rows[y], &found.image.rgb[3 * y * r.width]);
+  if (values < found.image.rgb.size()) to_rgb(r, raw, values, found.image.rgb.data());
   found.orientation = orientation_of(r);
   return found;
 }

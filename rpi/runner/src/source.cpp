@@ -8,11 +8,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
 #include "error.h"
-#include "wav.h"
+#include "signature.h"
 
 extern char** environ;  // NOLINT: what POSIX calls it
 
@@ -110,29 +111,82 @@ bool from_wav(WavReader& wav, const StopSignals& stop, const TakeSamples& take) 
   return false;
 }
 
-bool from_pipe(int fd, const StopSignals& stop, const TakeSamples& take) {
-  std::vector<uint8_t> bytes(2 * kPiece);
-  std::vector<float> piece(kPiece);
-  for (size_t held = 0;;) {  // half a sample may wait for its other half
-    if (stop.wait(fd)) return true;
-    const ssize_t got = read(fd, bytes.data() + held, bytes.size() - held);
+size_t PipeReader::more(const StopSignals& stop, bool* stopped) {
+  const size_t before = held_.size();
+  held_.resize(before + 2 * kPiece);
+  for (;;) {
+    if ((*stopped = stop.wait(fd_))) return held_.resize(before), 0;
+    const ssize_t got = ::read(fd_, held_.data() + before, 2 * kPiece);
     if (got < 0 && (errno == EINTR || errno == EAGAIN)) continue;
     if (got < 0) throw Error("the samples could not be read.", std::string(std::strerror(errno)) + ".", "pipe raw samples in.");
-    if (got == 0) return false;
-    const size_t all = held + static_cast<size_t>(got), count = all / 2;
-    for (size_t i = 0; i < count; ++i) {
-      const auto value = static_cast<int16_t>(bytes[2 * i] | bytes[2 * i + 1] << 8);
-      piece[i] = static_cast<float>(value) / 32768.0f;
+    held_.resize(before + static_cast<size_t>(got));
+    return static_cast<size_t>(got);
+  }
+}
+
+bool PipeReader::open(const StopSignals& stop) {
+  bool stopped = false;
+  while (held_.size() < kStart && more(stop, &stopped) != 0) {
+  }
+  if (stopped) return true;
+  if (held_.size() < 12 || std::memcmp(held_.data(), "RIFF", 4) != 0 || std::memcmp(&held_[8], "WAVE", 4) != 0) {
+    const std::string kind = sound_in_pipe(held_.data(), held_.size());
+    if (kind.empty()) return false;
+    throw Error("standard input is " + kind + ".", "WAV, or raw 16-bit mono samples, can be heard.",
+                "pipe raw samples: ffmpeg -i INPUT -f s16le -ar 16000 -ac 1 - | edge-lab-runner listen BUNDLE -");
+  }
+  wav_.emplace("standard input");
+  std::vector<float> none;  // in front of the samples there are none
+  for (size_t at = 0; !wav_->begun(); ++at) {
+    if (at == held_.size()) {
+      held_.clear(), at = 0;
+      if (more(stop, &stopped) == 0) return stopped ? true : (wav_->finish(), false);
     }
-    held = all % 2;
-    if (held != 0) bytes[0] = bytes[all - 1];
-    take(piece.data(), count);
+    wav_->push(&held_[at], 1, none);
+    if (wav_->begun()) held_.erase(held_.begin(), held_.begin() + static_cast<std::ptrdiff_t>(at + 1));
+  }
+  return false;
+}
+
+void PipeReader::take(std::vector<float>& out) {
+  if (wav_) {
+    wav_->push(held_.data(), held_.size(), out);
+    held_.clear();
+    return;
+  }
+  out.resize(held_.size() / 2);
+  for (size_t i = 0; i < out.size(); ++i) {
+    out[i] = static_cast<float>(static_cast<int16_t>(held_[2 * i] | held_[2 * i + 1] << 8)) / 32768.0f;
+  }
+  held_.erase(held_.begin(), held_.begin() + static_cast<std::ptrdiff_t>(2 * out.size()));  // half a sample may wait
+}
+
+bool PipeReader::read(const StopSignals& stop, std::vector<float>& out) {
+  out.clear();
+  bool stopped = false;
+  for (bool first = true; out.empty(); first = false) {
+    if ((!first || held_.size() < 2) && more(stop, &stopped) == 0) {
+      if (!stopped && wav_) wav_->finish();
+      return stopped;
+    }
+    take(out);
+  }
+  return false;
+}
+
+bool from_pipe(PipeReader& pipe, const StopSignals& stop, const TakeSamples& take) {
+  std::vector<float> piece;
+  for (;;) {
+    if (pipe.read(stop, piece)) return true;
+    if (piece.empty()) return false;
+    take(piece.data(), piece.size());
   }
 }
 
 bool from_microphone(uint32_t rate, const StopSignals& stop, const TakeSamples& take) {
   Recorder recorder(rate);
-  if (from_pipe(recorder.fd, stop, take)) return true;
+  PipeReader samples(recorder.fd);  // arecord gives raw ones: there is nothing to open
+  if (from_pipe(samples, stop, take)) return true;
   if (const int status = recorder.end()) {
     throw Error("arecord ended with status " + std::to_string(status) + ".", "its own words are above.",
                 "arecord -l lists the microphones; choose one as ALSA's default device (~/.asoundrc).");
