@@ -6,7 +6,8 @@
 
 Each environment holds only what differs and sees the packages of this one behind it: OpenVINO 2025.4.1 asks for
 numpy < 2.4, and Ethos-U's tools for older numpy, ml_dtypes, flatbuffers and jsonschema than the lock has. They work
-with the lock's numpy all the same; `table` shows it by running them.
+with the lock's numpy all the same; `table` shows it by running them. openvino-telemetry is left out: see
+tools/peers.py.
 
 The networks have random weights: which operators an accelerator takes does not depend on them.
 """
@@ -30,7 +31,6 @@ ROOT = Path(__file__).resolve().parent.parent
 PINS = {
     "openvino": (
         "openvino==2025.4.1",
-        "openvino-telemetry==2025.2.0",
         "nncf==3.1.0",
         "networkx==3.4.2",
         "ninja==1.13.2",

@@ -10,7 +10,9 @@ Each environment holds only what differs and sees the packages of this one behin
 once. LiteRT's converter needs older typing_extensions and pydantic than Jupyter here; OpenVINO and MNN would fit in
 here, but OpenVINO's delegate of ExecuTorch needs another OpenVINO (see tools/accelerators.py).
 
-LiteRT's Python packages also ask for transformers and others that only its language models need: left out.
+LiteRT's Python packages also ask for transformers and others that only its language models need: left out. So is
+openvino-telemetry, which OpenVINO and nncf ask for: it reports each import and each call to Intel unless told not to,
+and without it they report nothing.
 
 These pins are the one place where versions of peers are stated. None of them is needed by anything else.
 """
@@ -33,7 +35,6 @@ ROOT = Path(__file__).resolve().parent.parent
 PINS = {
     "peers": (
         "openvino==2026.4.1",
-        "openvino-telemetry==2025.2.0",
         "nncf==3.4.0",
         "ncnn==1.0.20261020",
         "pnnx==20261020",

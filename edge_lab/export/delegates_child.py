@@ -98,6 +98,7 @@ def _xnnpack(program: Any, inputs: list[Any]) -> tuple[Any, Any]:
 
 
 def _openvino(program: Any, inputs: list[Any]) -> tuple[Any, Any]:
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # reports this import to Intel if it is there
     import openvino  # type: ignore[import-not-found]
     from executorch.backends.openvino.partitioner import OpenvinoPartitioner
     from executorch.exir.backend.compile_spec_schema import CompileSpec

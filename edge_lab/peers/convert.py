@@ -17,6 +17,9 @@ from typing import Any
 
 import numpy as np
 
+# OpenVINO and nncf report each import and each call to Intel if they find this module, and do without it if they don't.
+sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+
 
 def openvino(job: dict[str, Any]) -> None:
     """ONNX to OpenVINO's model.xml and model.bin, weights as they are."""
@@ -65,11 +68,15 @@ def ncnn(job: dict[str, Any]) -> None:
 
 
 def mnn(job: dict[str, Any], *options: str) -> None:
-    """ONNX to model.mnn."""
-    program = Path(sys.executable).with_name("mnnconvert")
+    """ONNX to model.mnn.
+
+    By the function that the program mnnconvert calls: around it, that program installs a package for reports with pip
+    if it is missing, and reports each conversion, with the machine's id, to MNN's makers.
+    """
+    program = [sys.executable, "-I", "-c", "import sys, _tools; _tools.mnnconvert(sys.argv)"]
     into = str(Path(job["into"]) / "model.mnn")
     words = ["-f", "ONNX", "--modelFile", job["source"], "--MNNModel", into, "--bizCode", "edge", *options]
-    done = subprocess.run([str(program), *words], capture_output=True, text=True)
+    done = subprocess.run([*program, *words], capture_output=True, text=True)
     if not Path(into).is_file():
         sys.exit(f"mnnconvert ended with {done.returncode}: {(done.stderr or done.stdout)[-500:]}")
 

@@ -69,6 +69,7 @@ def onnxruntime() -> tuple[Load, str]:
 
 def openvino() -> tuple[Load, str]:
     """OpenVINO on the CPU. Left alone it computes in bfloat16 where the CPU can: the precision is always stated."""
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # reports this import to Intel if it is there
     import openvino as ov
 
     def load(program: str, threads: int, options: dict[str, Any]) -> Run:
