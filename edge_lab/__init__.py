@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 
 # ONNX Runtime's Linux builds report to their maker unless this stands in the environment before they are loaded.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+# The Hugging Face hub, where weights of timm are fetched when they are asked for, learns PyTorch's version and which
+# program runs this unless this stands there. (Ray and the engines of edge_lab.peers: see where they are imported.)
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from edge_lab import check, compress, data, doctor, errors, export, flow, measure, report, runtime, spec, train, zoo

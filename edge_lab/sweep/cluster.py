@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from edge_lab.errors import EdgeLabError, MissingTool
 from edge_lab.sweep.study import Show, ask, count, lost, open_study, tell, tell_failed
 from edge_lab.sweep.trial import Evaluate, Scores, SweepConfig
+
+_NOWHERE = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9", "no_proxy": "127.0.0.1,localhost"}
 
 
 def run_ray(config: SweepConfig, evaluate: Evaluate, show: Show, *, address: str = "local") -> Any:
@@ -23,7 +27,7 @@ def run_ray(config: SweepConfig, evaluate: Evaluate, show: Show, *, address: str
     Raises:
         MissingTool: Ray is not installed.
     """
-    ray = _ray()
+    ray = _ray(address)
     started = not ray.is_initialized()
     if started:
         _connect(ray, config, address)
@@ -34,8 +38,12 @@ def run_ray(config: SweepConfig, evaluate: Evaluate, show: Show, *, address: str
             ray.shutdown()
 
 
-def _ray() -> Any:
+def _ray(address: str) -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
+    if (
+        address == "local"
+    ):  # read on import: off, Ray takes 127.0.0.1 instead of connecting to a server to learn its own
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         import ray
@@ -48,9 +56,38 @@ def _connect(ray: Any, config: SweepConfig, address: str) -> None:
     quiet = {"logging_level": "error", "log_to_driver": False}
     if address == "local":
         memory = 100 * 2**20  # scores are small; the default takes a third of the machine
-        ray.init(num_cpus=config.workers, include_dashboard=False, object_store_memory=memory, **quiet)
+        with _shut_in(ray):
+            ray.init(num_cpus=config.workers, include_dashboard=False, object_store_memory=memory, **quiet)
     else:
         ray.init(address=address, **quiet)
+
+
+@contextmanager
+def _shut_in(ray: Any) -> Iterator[None]:
+    """Ray's server for reports, which starts without a dashboard too, gets a proxy that leads nowhere.
+
+    It asks the services of three clouds where it runs before it looks whether reports are switched off.
+    """
+    services = ray._private.services
+    start = services.start_api_server
+
+    def started(*arguments: Any, **options: Any) -> Any:
+        before = {name: os.environ.get(name) for name in _NOWHERE}
+        os.environ.update(_NOWHERE)
+        try:
+            return start(*arguments, **options)
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
+
+    services.start_api_server = started
+    try:
+        yield
+    finally:
+        services.start_api_server = start
 
 
 def _drive(ray: Any, config: SweepConfig, evaluate: Evaluate, show: Show) -> Any:
