@@ -13,7 +13,8 @@ NAMES   ?=
 SECONDS ?= 600
 SEED    ?= 0
 SUDO    ?= $(shell test "$$(id -u)" = 0 || echo sudo)
-NATIVE  := chromium fonts-dejavu-core g++ clang libclang-rt-dev libjpeg62-turbo-dev libpng-dev nlohmann-json3-dev
+NATIVE  := chromium fonts-dejavu-core g++ clang libclang-rt-dev libjpeg62-turbo-dev libpng-dev nlohmann-json3-dev \
+           strace
 ARM     := g++-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static openssh-server openssh-client shellcheck \
            gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm
 SPEECH  := flite festival festvox-kdlpc16k festvox-us-slt-hts festvox-suopuhe-lj festvox-suopuhe-mv \
@@ -56,7 +57,7 @@ run: $(STAMP) ## one real model to every runtime; writes artifacts/report.html
 lab: $(STAMP) ## open JupyterLab at the syllabus
 	@mkdir -p .venv/share/jupyter/lab/settings
 	@cp tools/jupyterlab.json .venv/share/jupyter/lab/settings/overrides.json
-	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/labs/README.md
+	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/labs/README.md --LabApp.extension_manager=readonly
 
 labs: $(STAMP) ## run the labs again and store their outputs; NAMES="00_start_here" for some of them
 	$(BIN)/python tools/labs.py execute $(NAMES)
