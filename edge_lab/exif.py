@@ -27,9 +27,11 @@ def orientation(image: Image) -> int:
     if image.format not in ("JPEG", "MPO", "PNG"):
         return _known(image.getexif().get(_ORIENTATION, 1))
     info = image.info
-    blocks = (info.get("exif"), *(_unhexed(info[name]) for name in _PROFILES if name in info))
-    for block in blocks:
-        if isinstance(block, bytes) and (found := in_tiff(block)):
+    block = info.get("exif") or b""
+    if image.format == "PNG" and block[len(_HEADER) :][:2] not in (b"II", b"MM"):  # libpng takes no other chunk
+        block = b""
+    for held in (block, *(_unhexed(info[name]) for name in _PROFILES if name in info)):
+        if found := in_tiff(held):
             return found
     xmp = info.get("XML:com.adobe.xmp") or info.get("xmp") or ""
     text = xmp.decode("latin-1") if isinstance(xmp, bytes) else str(xmp)

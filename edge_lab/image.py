@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from edge_lab.damage import damage
+from edge_lab.damage import PNG, damage, opened, without_remarks
 from edge_lab.errors import DataError, InputError
 from edge_lab.exif import orientation
 from edge_lab.signature import START, not_a_picture
@@ -119,9 +119,8 @@ def decode_picture(data: bytes, name: str) -> Picture:
     from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            image.load()
-            return Picture(image, orientation(image), name)
+        image = _loaded(data)
+        return Picture(image, orientation(image), name)
     except InputError as error:
         raise DataError(*error.args) from None
     except Image.DecompressionBombError as error:
@@ -132,6 +131,20 @@ def decode_picture(data: bytes, name: str) -> Picture:
         ) from error
     except Exception as error:  # Pillow's readers raise what they like: NotImplementedError, IndexError, struct.error
         raise _unreadable(name, data, error) from error
+
+
+def _loaded(data: bytes) -> Image:
+    """Decoded; a PNG whose remarks Pillow can't read is decoded without them, as libpng does it."""
+    try:
+        with opened(data) as image:
+            image.load()
+            return image
+    except Exception:
+        if not data.startswith(PNG):
+            raise
+    with opened(without_remarks(data)) as image:
+        image.load()
+        return image
 
 
 def _unreadable(name: str, data: bytes, error: Exception) -> DataError:

@@ -18,6 +18,7 @@ _FRAME = "take a picture out of it: ffmpeg -i INPUT -frames:v 1 OUTPUT.png (Debi
 TO_WAV = "convert it: ffmpeg -i INPUT -ar 16000 -ac 1 OUTPUT.wav (Debian: sudo apt install ffmpeg)."
 TO_PIPE = "pipe raw samples: ffmpeg -i INPUT -f s16le -ar 16000 -ac 1 - | edge-lab listen BUNDLE -"
 _UNPACK = "unpack it, and name the file inside."
+_SVG = "convert it: rsvg-convert INPUT -o OUTPUT.png (Debian: sudo apt install librsvg2-bin)."
 _PAGES = "convert it: pdftoppm -png INPUT OUTPUT (Debian: sudo apt install poppler-utils)."
 _ARRAY = "write its values as they are: np.load(INPUT).tofile('x.bin')."
 _AGAIN = "copy or download it again."
@@ -36,7 +37,9 @@ class Signature:
     fix: str = ""
 
 
-_JXL = Signature("a JPEG XL picture", "foreign", "convert it: djxl INPUT OUTPUT.png (Debian: libjxl-tools).")
+_JXL = Signature(
+    "a JPEG XL picture", "foreign", "convert it: djxl INPUT OUTPUT.png (Debian: sudo apt install libjxl-tools)."
+)
 _PICTURES = (
     (0, b"\xff\xd8\xff", Signature("a JPEG picture", "picture")),
     (0, b"\x89PNG\r\n\x1a\n", Signature("a PNG picture", "picture")),
@@ -115,7 +118,7 @@ def signature_of(start: bytes) -> Signature | None:
     if words.startswith((b"<!doctype html", b"<html")):
         return Signature("a web page", "other", PAGE)
     if words.startswith((b"<svg", b"<?xml")):
-        return Signature("an SVG drawing", "foreign", _TO_PNG)
+        return Signature("an SVG drawing", "foreign", _SVG)
     return Signature("JSON text", "other", "name the file that it is about.") if words.startswith(b"{") else None
 
 

@@ -136,17 +136,39 @@ class ModelSpec:
     assumed: str = ""
 
     def __post_init__(self) -> None:
-        broken = next((label for label in self.labels if "\n" in label or label.endswith("\r")), None)
-        if broken is not None:
-            raise InputError(
-                f"label {broken!r} holds a line break.",
-                "a bundle keeps its labels in labels.txt, one in each line.",
-                "labels=tuple(' '.join(label.split()) for label in labels).",
-            )
+        for number, label in enumerate(self.labels):
+            if problem := _why_no_label(label, number == 0):
+                raise InputError(f"label {label!r} {problem[0]}.", problem[1], problem[2])
 
     def with_(self, **changes: object) -> ModelSpec:
         """A copy with some fields replaced."""
         return replace(self, **changes)  # type: ignore[arg-type]
+
+
+def _why_no_label(label: str, first: bool) -> tuple[str, str, str] | None:
+    """What is wrong with a label that would not be the same label in every reader, why, and what to do."""
+    if "\n" in label or label.endswith("\r"):
+        why, fix = (
+            "a bundle keeps its labels in labels.txt, one in each line.",
+            "labels=tuple(' '.join(x.split()) for x in labels).",
+        )
+        return "holds a line break", why, fix
+    if first and label.startswith("\ufeff"):
+        return (
+            "begins with a byte order mark",
+            "that belongs to the file it was read from.",
+            'open(path, encoding="utf-8-sig").',
+        )
+    if "\0" in label:
+        return (
+            "holds a zero byte",
+            "text ends there in C and C++.",
+            "labels=tuple(x.replace('\\0', '') for x in labels).",
+        )
+    if any("\ud800" <= letter <= "\udfff" for letter in label):
+        why = "half of a surrogate pair is no character: the file was read in another encoding."
+        return "can't be written in UTF-8", why, "name the encoding where the labels are read."
+    return None
 
 
 @dataclass(frozen=True)

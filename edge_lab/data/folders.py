@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge_lab.damage import damage
+from edge_lab.damage import damage, opened
 from edge_lab.data.images import ImageSet, hash_of
 from edge_lab.errors import DataError
-from edge_lab.image import read_image
+from edge_lab.image import decode_picture, read_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -124,17 +124,18 @@ class _Checked:
 
 def _check(file: Path) -> _Checked:
     """Hash a file and decode it; a JPEG at an eighth of its size, which still reads it to the end."""
-    import io
-
-    from PIL import Image
-
     try:
         data = file.read_bytes()
         if problem := damage(data):
             return _Checked("", problem)
-        with Image.open(io.BytesIO(data)) as image:
-            image.draft("RGB", (image.width // 8 or 1, image.height // 8 or 1))
-            image.load()
+        if not data.startswith(b"\xff\xd8"):
+            decode_picture(data, file.name)
+        else:
+            with opened(data) as image:
+                image.draft("RGB", (image.width // 8 or 1, image.height // 8 or 1))
+                image.load()
+    except DataError as error:
+        return _Checked("", error.why)
     except Exception as error:  # Pillow's readers raise what they like
         return _Checked("", str(error) or type(error).__name__)
     return _Checked(hashlib.sha256(data).hexdigest(), "")

@@ -38,6 +38,18 @@ void take(png_structp png, png_bytep to, size_t bytes) {
   reader->at += bytes;
 }
 
+// Whether the file ends inside of its pixels. libpng sees it or not, as its buffers happen to lie.
+bool ends_in_pixels(const uint8_t* data, size_t bytes) {
+  for (uint64_t at = 8; at + 8 <= bytes;) {
+    uint64_t length = 0;
+    for (size_t i = 0; i < 4; ++i) length = length << 8 | data[at + i];
+    const uint64_t end = at + 12 + length;
+    if (end > bytes) return std::memcmp(data + at + 4, "IDAT", 4) == 0;
+    at = end;
+  }
+  return false;
+}
+
 bool read_header(Reader& r) {
   r.png = png_create_read_struct(PNG_LIBPNG_VER_STRING, &r, fail, silent);
   r.info = r.png != nullptr ? png_create_info_struct(r.png) : nullptr;
@@ -119,6 +131,7 @@ Decoded decode_png(const std::vector<uint8_t>& bytes, const std::string& name, u
   r.data = bytes.data(), r.bytes = bytes.size();
   if (!read_header(r)) bad_image(name, std::string("PNG: ") + r.message);
   check_pixels(r.width, r.height, most_pixels, name);
+  if (ends_in_pixels(bytes.data(), bytes.size())) bad_image(name, "PNG: it is cut off");
   if (!prepare(r)) bad_image(name, std::string("PNG: ") + r.message);
   // What is no RGB yet lies in the last third of its place, and grows to the front: there is no second copy.
   const size_t stride = png_get_rowbytes(r.png, r.info), values = stride * r.height;

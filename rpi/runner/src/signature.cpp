@@ -17,7 +17,7 @@ constexpr const char* kToJpeg = "convert it: heif-convert INPUT OUTPUT.jpg (Debi
 constexpr const char* kFrame =
     "take a picture out of it: ffmpeg -i INPUT -frames:v 1 OUTPUT.png (Debian: sudo apt install ffmpeg).";
 constexpr const char* kUnpack = "unpack it, and name the file inside.";
-constexpr const char* kJxl = "convert it: djxl INPUT OUTPUT.png (Debian: libjxl-tools).";
+constexpr const char* kJxl = "convert it: djxl INPUT OUTPUT.png (Debian: sudo apt install libjxl-tools).";
 
 enum class Family { kPicture, kSound, kVideo, kOther };  // Python tells pictures apart that Pillow can't read
 
@@ -80,7 +80,8 @@ constexpr Signature kVideo = {0, ""sv, "an MPEG-4 or QuickTime file", Family::kV
 constexpr Signature kPage = {
     0, ""sv, "a web page", Family::kOther,
     "download the file itself (on Hugging Face the link with /resolve/, on GitHub the one of the Download button)."};
-constexpr Signature kSvg = {0, ""sv, "an SVG drawing", Family::kPicture, kToPng};
+constexpr Signature kSvg = {0, ""sv, "an SVG drawing", Family::kPicture,
+                            "convert it: rsvg-convert INPUT -o OUTPUT.png (Debian: sudo apt install librsvg2-bin)."};
 constexpr Signature kJson = {0, ""sv, "JSON text", Family::kOther, "name the file that it is about."};
 
 bool begins(std::string_view text, std::string_view with) { return text.substr(0, with.size()) == with; }
