@@ -29,7 +29,7 @@ HEAVY = (
 
 # A module imports only from its own row and the rows above.
 LAYERS = (
-    ("damage", "errors", "files", "numbers", "quiet"),
+    ("damage", "errors", "exif", "files", "numbers", "quiet", "signature"),
     ("image", "ort", "wav"),
     ("audio",),
     ("fixed_mel", "recognize", "spec"),
