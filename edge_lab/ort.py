@@ -44,6 +44,7 @@ def open_session(
     options.log_severity_level = 4  # what fails is raised, and said once
     options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, _NAMES[level])
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # spinning starves other processes
+    options.add_session_config_entry("session.x64quantprecision", "1")  # int8 without VNNI: sums of 16 bits overflow
     if save is not None:
         options.optimized_model_filepath = str(save)
     try:
