@@ -11,6 +11,7 @@ import pytest
 
 from edge_lab import measure
 from edge_lab.measure import Roofline
+from edge_lab.measure.operators import OpTime, with_rest
 
 
 def test_facts_are_text_and_tell_nobody_who_you_are() -> None:
@@ -52,8 +53,8 @@ def test_the_floor_is_arithmetic_or_memory_whichever_is_longer() -> None:
 
 def test_measured_limits_are_physical() -> None:
     limits = measure.roofline(repeats=2)
-    assert 0.5 < limits.peak_gflops < 1000
-    assert 0.2 < limits.bandwidth_gbs < 1000
+    assert 0 < limits.peak_gflops < 1e6  # a phone under an emulator has 0.1, a laptop's matrix unit thousands
+    assert 0 < limits.bandwidth_gbs < 1e6
 
 
 def _net() -> object:
@@ -78,6 +79,16 @@ def test_the_profile_adds_up_and_names_kinds_of_layers(capfd: pytest.CaptureFixt
     assert operators[-1].name == "everything else"
     assert sum(op.share for op in operators) == pytest.approx(1)
     assert capfd.readouterr().err == ""  # the profiler's own chatter would end up in every lab
+
+
+@pytest.mark.parametrize("whole", [3.97, 4.0, 4.0001, 4.4])
+@pytest.mark.parametrize("top", [1, 2, 3])
+def test_shares_add_up_whatever_the_clock_gave_the_whole(whole: float, top: int) -> None:
+    """On a busy machine the layers took 1.0086 of the run."""
+    found = with_rest([OpTime("conv", 2, 3.0, 0.0), OpTime("relu", 1, 1.0, 0.0)], top, whole)
+    assert sum(op.share for op in found) == pytest.approx(1)
+    assert min(op.ms for op in found) > 0
+    assert found[0].share == pytest.approx(3 / max(whole, 4.0), rel=1e-3)
 
 
 def test_the_picture_has_a_bar_for_each_row() -> None:
