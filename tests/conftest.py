@@ -70,7 +70,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first, the same in every worker."""
+    """The longest files first, the same in every worker; tests that measure get their mark."""
+    from measured import measured
+
+    for item in items:
+        if isinstance(item, pytest.Function) and item.originalname in measured(item.path):
+            item.add_marker("measured")
     place = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path.stem, len(LONGEST)))
 
