@@ -5,6 +5,7 @@ python tests/browser.py docs/dashboard.png   # the picture in the README: needs 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+PATIENCE_MS = 180_000  # for what comes in a second on a machine with nothing else to do
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 _ARGUMENTS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
@@ -54,6 +56,21 @@ LEGIBLE = """root => {
   }
   return bad;
 }"""
+
+
+# Elements that reach beyond the right edge of a window of this width.
+STICKS_OUT = """([root, width]) => innerWidth !== width ? [`the window has ${innerWidth}`] :
+  [...document.querySelectorAll(`${root} *`)].filter(e => e.getBoundingClientRect().right > innerWidth)
+    .map(e => `${e.tagName}.${e.className.baseVal ?? e.className}`)"""
+
+
+def at_rest(page: Any, faults: str, argument: object) -> list[str]:
+    """What `faults`, a function that lists what is wrong, finds when the page is laid out: looks until nothing is."""
+    from playwright.sync_api import TimeoutError as NeverSo
+
+    with contextlib.suppress(NeverSo):
+        page.wait_for_function(f"given => ({faults})(given).length === 0", arg=argument, timeout=PATIENCE_MS // 6)
+    return list(page.evaluate(faults, argument))
 
 
 @contextmanager
@@ -118,17 +135,17 @@ def open_and_run(page: Any, address: str) -> None:
     """Open a notebook and run its cell; returns when the dashboard is there and idle."""
     page.goto(address)
     cell = page.locator(".jp-CodeCell").first
-    cell.wait_for(timeout=60_000)
-    page.get_by_text("(ipykernel) | Idle").wait_for(timeout=60_000)
+    cell.wait_for(timeout=PATIENCE_MS)
+    page.get_by_text("(ipykernel) | Idle").wait_for(timeout=PATIENCE_MS)
     prompt = cell.locator(".jp-InputPrompt")
-    for _ in range(20):  # what is sent while the page still connects to the kernel is lost
+    for _ in range(200):  # what is sent while the page still connects to the kernel is lost
         cell.locator(".cm-content").click()
         page.keyboard.press("Control+Enter")
         page.wait_for_timeout(500)
         if prompt.inner_text().strip("[]: "):
             break
     try:
-        page.locator(".edge-lab .el-card, .edge-lab .el-note").first.wait_for(timeout=60_000)
+        page.locator(".edge-lab .el-card, .edge-lab .el-note").first.wait_for(timeout=PATIENCE_MS)
     except Exception as error:
         raise RuntimeError(f"no dashboard came; the page says:\n{page.locator('body').inner_text()[:3000]}") from error
 
@@ -141,7 +158,7 @@ def _free_port() -> int:
 
 def _wait_for(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    for _ in range(300):
+    for _ in range(PATIENCE_MS // 100):
         if server.poll() is not None:
             break
         try:
@@ -170,7 +187,7 @@ def picture(
             if page.get_by_label("Model").input_value() != model:
                 page.get_by_label("Model", exact=True).select_option(model)
             page.get_by_role("button", name="Measure").click()
-            page.get_by_text("Latency, every call").wait_for(timeout=60_000)
+            page.get_by_text("Latency, every call").wait_for(timeout=PATIENCE_MS)
             for _ in range(2):
                 page.get_by_role("button", name="Next").click()
             page.wait_for_timeout(1500)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import CHROMIUM, LEGIBLE, chromium, jupyterlab, notebook, open_and_run
+from browser import CHROMIUM, LEGIBLE, PATIENCE_MS, STICKS_OUT, at_rest, chromium, jupyterlab, notebook, open_and_run
 from machine_tools import tool
 
 import edge_lab
@@ -34,6 +34,7 @@ def test_a_reader_chooses_measures_and_tries_a_picture(tmp_path: Path) -> None:
     notebook(tmp_path / "board.ipynb", code)
     with jupyterlab(tmp_path) as address, chromium(executable) as browser:
         page = browser.new_page(viewport={"width": 1200, "height": 1300})
+        page.set_default_timeout(PATIENCE_MS)
         outside: list[str] = []
         page.on(
             "request",
@@ -50,7 +51,8 @@ def test_a_reader_chooses_measures_and_tries_a_picture(tmp_path: Path) -> None:
         assert f"{paths['linux-onnx-int8'].program_bytes / 1e6:.3g}" in card.inner_text()
         page.get_by_label("Beside it").select_option("linux-onnx fp32")
         page.get_by_role("button", name="Measure").click()
-        page.get_by_text("Latency, every call").wait_for(timeout=30_000)
+        page.get_by_text("Latency, every call").wait_for()
+        page.locator(".edge-lab circle.dot").nth(19).wait_for()
         assert page.locator(".edge-lab circle.dot").count() == 20
         assert "Top-1" in card.inner_text()
         _upload(page, picture)
@@ -88,11 +90,12 @@ def _fits(page: Any) -> None:
     """In both themes text is legible; in a narrow window nothing sticks out."""
     for theme, light in (("JupyterLab Light", "true"), ("JupyterLab Dark", "false")):
         page.evaluate("theme => jupyterapp.commands.execute('apputils:change-theme', {theme})", theme)
+        # The style sheet comes after the attribute: the text has its colour when it is there.
         page.locator(f'body[data-jp-theme-light="{light}"]').wait_for(state="attached")
-        page.wait_for_timeout(500)  # JupyterLab loads the style sheet after the attribute
-        assert not page.evaluate(LEGIBLE, ".edge-lab"), theme
+        page.wait_for_function(
+            "light => (Number(getComputedStyle(document.body).color.match(/\\d+/)[0]) < 128) === light",
+            arg=light == "true",
+        )
+        assert not at_rest(page, LEGIBLE, ".edge-lab"), theme
     page.set_viewport_size({"width": 620, "height": 1000})
-    wide = page.evaluate(
-        "[...document.querySelectorAll('.edge-lab *')].filter(e => e.getBoundingClientRect().right > innerWidth).length"
-    )
-    assert wide == 0
+    assert not at_rest(page, STICKS_OUT, [".edge-lab", 620])
