@@ -81,8 +81,8 @@ def made(goal: str, artifacts: Path) -> Bundle:
     [
         ("linux-onnx-fp32", 90),
         ("linux-pt2-fp32", 90),
-        ("linux-onnx-fp16", 45),
-        ("linux-pt2-fp16", 45),
+        ("linux-onnx-fp16", 35),
+        ("linux-pt2-fp16", 35),
         ("linux-onnx-int8-weights", 30),
         ("linux-onnx-int8", 18),
     ],

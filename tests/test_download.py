@@ -80,7 +80,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Behaviour]]:
 
 
 def get(url: str, path: Path, sha256: str | None = SHA256, **options: object) -> Path:
-    return fetch(url, sha256, path, progress=False, wait=0.01, timeout=5, **options)  # type: ignore[arg-type]
+    return fetch(url, sha256, path, progress=False, wait=0.01, timeout=30, **options)  # type: ignore[arg-type]
 
 
 def part_of(path: Path) -> Path:

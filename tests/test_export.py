@@ -35,7 +35,7 @@ def test_computes_the_same(target: str, artifacts: Path) -> None:
     inputs = [x for _, x, _ in bundle.golden_cases()]
     reference = np.concatenate([eager(model)(x) for x in inputs])
     outputs = np.concatenate([session(x) for x in inputs])
-    least = {"fp32": 60, "fp16": 35, "int8-static": 20}[bundle.quantization.scheme]
+    least = {"fp32": 60, "fp16": 30, "int8-static": 20}[bundle.quantization.scheme]
     assert sqnr(reference, outputs) >= least
     assert bundle.target.split("-", 1)[1] == target.split("-", 1)[1]  # platforms share one program: see below
     assert session.run(inputs[0])[0].shape == (1, 10)

@@ -154,7 +154,7 @@ def command(out: Path) -> list[str]:
 
 
 def wait_for(folder: Path, pattern: str, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 600
     while not list(folder.glob(pattern)):
         assert process.poll() is None, "the run ended before the fault could be made"
         assert time.monotonic() < deadline
@@ -169,9 +169,9 @@ def test_a_run_that_is_killed_in_an_export_leaves_no_half_bundle(kill: signal.Si
     )
     wait_for(out, "good/.xnnpack-fp32.part-*/golden/*", process)
     os.killpg(process.pid, kill) if kill == signal.SIGKILL else process.send_signal(kill)
-    assert process.wait(30) != 0
+    assert process.wait(300) != 0
     assert not (out / "good" / "xnnpack-fp32").exists()
-    subprocess.run(command(out), check=True, capture_output=True, timeout=300)
+    subprocess.run(command(out), check=True, capture_output=True, timeout=900)
     assert Bundle.load(out / "good" / "xnnpack-fp32").golden
     assert not list(out.glob("good/.*part-*"))
 
@@ -179,7 +179,7 @@ def test_a_run_that_is_killed_in_an_export_leaves_no_half_bundle(kill: signal.Si
 def test_two_runs_at_once_share_one_export(tmp_path: Path) -> None:
     out = tmp_path / "artifacts"
     pair = [subprocess.Popen(command(out), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) for _ in range(2)]
-    said = [process.communicate(timeout=400)[1].decode() for process in pair]
+    said = [process.communicate(timeout=900)[1].decode() for process in pair]
     assert [process.returncode for process in pair] == [0, 0], said
     assert sorted("bundle reused" in text for text in said) == [False, True], said
     Bundle.load(out / "good" / "xnnpack-fp32")

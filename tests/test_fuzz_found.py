@@ -258,7 +258,7 @@ def test_two_float32_readers_of_one_value_in_float16(tmp_path: Path) -> None:
         y = torch.sigmoid(x)
         return torch.tanh(y * 1e5 - 5e4) + torch.relu(y * 2e5) * 1e-5
 
-    assert decibels(Of(large), (1, 8), "linux-onnx-fp16", tmp_path) > 50
+    assert decibels(Of(large), (1, 8), "linux-onnx-fp16", tmp_path) > 30  # ARM adds in float16
 
 
 @pytest.mark.parametrize("target", ["linux-onnx-fp32", "linux-onnx-int8", "linux-xnnpack-fp32", "linux-xnnpack-int8"])

@@ -288,7 +288,7 @@ def test_text_through_a_uart(portable: Bundle, tmp_path: Path) -> None:
     command = ["qemu-system-arm", "-M", image.machine.qemu, "-display", "none", "-monitor", "none"]
     process = subprocess.Popen([*command, "-serial", f"file:{said}", "-icount", "shift=0", "-kernel", str(image.path)])
     try:
-        for _ in range(600):
+        for _ in range(6000):
             if said.exists() and "exit " in said.read_text():
                 break
             time.sleep(0.05)

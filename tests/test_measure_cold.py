@@ -51,8 +51,7 @@ def test_a_bundle_is_measured_in_a_process_of_its_own(tmp_path: Path) -> None:
     ballast = np.ones(100_000_000)  # 800 MB here must not show up as the child's memory
     result = fresh(_bundle(tmp_path / "b"))
     assert ballast[-1] == 1
-    assert result.wall.import_ms > result.wall.load_ms > 0
-    assert result.wall.steady_ms > 0
+    assert min(result.wall.import_ms, result.wall.load_ms, result.wall.steady_ms) > 0
     assert result.wall.total_ms > result.wall.import_ms
     memory = result.memory
     assert 20 < memory.delta_mb < 400

@@ -68,7 +68,7 @@ def test_float16_is_half_as_large_and_takes_and_gives_float32(artifacts: Path) -
     assert {v.dtype for v in (*file.inputs, *file.outputs)} == {"float32"}
     assert {t.data_type for t in onnx.load(half.program_path).graph.initializer if len(t.dims) > 1} == {10}
     for x in nets.noise((1, 64)):
-        assert sqnr(eager(wide)(x), load(half)(x)) >= 35
+        assert sqnr(eager(wide)(x), load(half)(x)) >= 30
 
 
 def test_a_model_that_is_float16_already_stays_it(artifacts: Path) -> None:
@@ -278,7 +278,7 @@ def test_ort_files_that_are_newer_or_broken(artifacts: Path, tmp_path: Path) -> 
         "    try: open_session(path); print('loaded')\n"
         "    except BundleError as error: print(str(error).replace(chr(10), ' '))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     said = done.stdout.splitlines()
     assert len(said) == len(contents)

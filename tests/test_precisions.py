@@ -84,7 +84,9 @@ def test_the_label_is_true_whoever_quantized(backend: str, precision: str, artif
         assert bundle.quantization.scheme == precision
         assert bundle.target == target
         assert bundle.program_bytes < (0.45 if "int" in precision else 0.7) * whole.program_bytes
-        least = {"int8-weights": 30, "int4-weights": 10, "bf16": 30, "fp16": 40}[precision]  # a CPU may add in float16
+        least = {"int8-weights": 30, "int4-weights": 10, "bf16": 15, "fp16": 30}[
+            precision
+        ]  # the gate's: a CPU may add in 16 bits
         y = edge_lab.load(bundle)(x)
         assert 10 * np.log10((reference**2).sum() / ((reference - y) ** 2).sum()) > least
     if "weights" in precision:

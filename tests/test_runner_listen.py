@@ -40,7 +40,7 @@ class Pipe:
         self.stdin.flush()
 
     def end(self) -> tuple[str, str]:
-        out, error = self.process.communicate(timeout=60)
+        out, error = self.process.communicate(timeout=300)
         return out.decode(), error.decode()
 
 
@@ -100,6 +100,6 @@ def test_a_microphone_that_is_stopped_takes_arecord_with_it(runner: Path, bundle
     while not (tmp_path / "pid").exists():
         assert process.poll() is None
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=30) == 0
+    assert process.wait(timeout=300) == 0
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)

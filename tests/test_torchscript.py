@@ -41,7 +41,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def test_a_lite_bundle_computes_what_the_module_computes(good: Bundle) -> None:
     session, reference = edge_lab.load(good), edge_lab.eager(nets.good())
     for x in nets.noise():
-        np.testing.assert_allclose(session(x), reference(x), atol=1e-6)
+        np.testing.assert_allclose(session(x), reference(x), atol=1e-5)
     assert (good.program, good.runtime.format, good.runtime.backend) == ("model.ptl", "ptl", "lite")
     assert '"schema_version": 2' in (good.path / "bundle.json").read_text(encoding="utf-8")
     linux = edge_lab.to(nets.good(), "linux-lite-fp32", out=good.path.parents[1])
@@ -140,7 +140,7 @@ def test_mobile_passes_and_an_older_bytecode_are_options(tmp_path: Path) -> None
     plain = edge_lab.to(model, "android-lite-fp32", out=tmp_path / "plain")
     fused = edge_lab.to(model, goal, out=tmp_path / "fused")
     x = nets.noise()[0]
-    np.testing.assert_allclose(edge_lab.load(fused)(x), edge_lab.load(plain)(x), atol=1e-6)
+    np.testing.assert_allclose(edge_lab.load(fused)(x), edge_lab.load(plain)(x), atol=1e-5)
     assert "aten::_add_relu.Tensor" in read_lite(fused.program_path).operators
     assert "aten::_add_relu.Tensor" not in read_lite(plain.program_path).operators
     assert (read_lite(plain.program_path).version > 5, read_lite(fused.program_path).version) == (True, 5)
