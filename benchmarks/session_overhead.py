@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from edge_lab import Bundle, create, load
-from edge_lab.errors import BundleError, MissingTool
+from edge_lab.core.errors import BundleError, MissingTool
+from edge_lab.formats.runtime import Session, eager
 from edge_lab.measure import interleaved, pinned, ratio
-from edge_lab.runtime import Session, eager
 
 Call = Callable[[], Any]
 
@@ -29,7 +29,7 @@ Call = Callable[[], Any]
 def _executorch(bundle: Bundle, x: np.ndarray) -> Call:
     import torch
 
-    from edge_lab.runtime import executorch_bindings
+    from edge_lab.formats.runtime import executorch_bindings
 
     program = executorch_bindings()._load_for_executorch_from_buffer(buffer := bundle.program_path.read_bytes())
     tensor = torch.from_numpy(x)
@@ -41,7 +41,7 @@ def _executorch(bundle: Bundle, x: np.ndarray) -> Call:
 
 
 def _onnxruntime(bundle: Bundle, x: np.ndarray) -> Call:
-    from edge_lab.ort import open_session
+    from edge_lab.formats.onnx.ort import open_session
 
     session = open_session(bundle.program_path, threads=1)
     return partial(session.run, None, {session.get_inputs()[0].name: x})

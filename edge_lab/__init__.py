@@ -16,65 +16,61 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
-    from edge_lab import check, compress, data, doctor, errors, export, flow, measure, report, runtime, spec, train, zoo
-    from edge_lab.bundle import Bundle
-    from edge_lab.errors import EdgeLabError
+    from edge_lab import compress, data, export, flow, measure, report, train, zoo
+    from edge_lab.bundle import spec
+    from edge_lab.bundle.folder import Bundle
+    from edge_lab.bundle.spec import ModelSpec, Postprocess, Prediction, Preprocess, TensorSpec, postprocess, preprocess
+    from edge_lab.clinic import doctor
+    from edge_lab.core import errors
+    from edge_lab.core.errors import EdgeLabError
     from edge_lab.export import Target, targets, to
-    from edge_lab.flow import run
-    from edge_lab.image import read_image
-    from edge_lab.runtime import Session, eager, load
-    from edge_lab.spec import (
-        ModelSpec,
-        Postprocess,
-        Prediction,
-        Preprocess,
-        TensorSpec,
-        postprocess,
-        preprocess,
-    )
+    from edge_lab.flow import check, run
+    from edge_lab.formats import runtime
+    from edge_lab.formats.runtime import Session, eager, load
+    from edge_lab.signals.image import read_image
     from edge_lab.zoo import Model, create, from_module, list_models, register
 
     __version__: str
 
 _HOME = {
-    "Bundle": "bundle",
-    "EdgeLabError": "errors",
+    "Bundle": "bundle.folder",
+    "EdgeLabError": "core.errors",
     "Model": "zoo",
-    "ModelSpec": "spec",
-    "Postprocess": "spec",
-    "Prediction": "spec",
-    "Preprocess": "spec",
-    "Session": "runtime",
+    "ModelSpec": "bundle.spec",
+    "Postprocess": "bundle.spec",
+    "Prediction": "bundle.spec",
+    "Preprocess": "bundle.spec",
+    "Session": "formats.runtime",
     "Target": "export",
-    "TensorSpec": "spec",
+    "TensorSpec": "bundle.spec",
     "create": "zoo",
-    "eager": "runtime",
+    "eager": "formats.runtime",
     "from_module": "zoo",
     "list_models": "zoo",
-    "load": "runtime",
-    "postprocess": "spec",
-    "preprocess": "spec",
-    "read_image": "image",
+    "load": "formats.runtime",
+    "postprocess": "bundle.spec",
+    "preprocess": "bundle.spec",
+    "read_image": "signals.image",
     "register": "zoo",
     "run": "flow",
     "targets": "export",
     "to": "export",
 }
-_MODULES = (
-    "check",
-    "compress",
-    "data",
-    "doctor",
-    "errors",
-    "export",
-    "flow",
-    "measure",
-    "report",
-    "runtime",
-    "spec",
-    "train",
-    "zoo",
-)
+_MODULES = {
+    "check": "flow.check",
+    "compress": "compress",
+    "data": "data",
+    "doctor": "clinic.doctor",
+    "errors": "core.errors",
+    "export": "export",
+    "flow": "flow",
+    "measure": "measure",
+    "report": "report",
+    "runtime": "formats.runtime",
+    "spec": "bundle.spec",
+    "train": "train",
+    "zoo": "zoo",
+}
 
 __all__ = [
     "Bundle",
@@ -120,7 +116,7 @@ def __getattr__(name: str) -> object:
     if name in _HOME:
         value: object = getattr(import_module(f"edge_lab.{_HOME[name]}"), name)
     elif name in _MODULES:
-        value = import_module(f"edge_lab.{name}")
+        value = import_module(f"edge_lab.{_MODULES[name]}")
     elif name == "__version__":
         from importlib.metadata import version
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from edge_lab.cli import main
+from edge_lab.cli.main import main
 
 if __name__ == "__main__":  # worker processes import this module again
     sys.exit(main())

@@ -158,7 +158,7 @@ class Of(nn.Module):
 
 def decibels(net: nn.Module, shape: tuple[int, ...], target: str, out: Path) -> float:
     """SQNR of the program against PyTorch, on inputs that the export did not get."""
-    from edge_lab.measure.mil import run_or_interpret
+    from edge_lab.formats.coreml.mil.run import run_or_interpret
 
     torch.manual_seed(0)
     rng = np.random.default_rng(0)

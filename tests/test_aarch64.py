@@ -21,7 +21,7 @@ from machine_tools import tool
 from runner_build import CLIENT, client, run, runner_build
 
 import edge_lab
-from edge_lab.bundle import Bundle
+from edge_lab.bundle.folder import Bundle
 from edge_lab.compress import StaticInt8
 from edge_lab.export import target
 

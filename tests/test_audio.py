@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from edge_lab import data, zoo
-from edge_lab.audio import Audio, Listen, LogMel, Sound, fit, hear, log_mel, read_wav, resample, write_wav
-from edge_lab.errors import DataError, InputError, MissingTool
-from edge_lab.recognize import Recognizer, microphone, words
-from edge_lab.spec import preprocess
+from edge_lab.bundle.spec import preprocess
+from edge_lab.core.errors import DataError, InputError, MissingTool
+from edge_lab.signals.audio import Audio, Listen, LogMel, Sound, fit, hear, log_mel, read_wav, resample, write_wav
+from edge_lab.signals.recognize import Recognizer, microphone, words
 
 
 def _tone(rate: int, seconds: float = 1.0, hertz: float = 440.0) -> np.ndarray:
@@ -320,7 +320,7 @@ def test_a_download_must_be_whole(tmp_path: Path) -> None:
 
 
 def test_the_pipe_takes_raw_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    from edge_lab.listen import _raw
+    from edge_lab.flow.listen import _raw
 
     raw = io.BytesIO(np.arange(5, dtype="<i2").tobytes() + b"x")
     assert np.concatenate(list(_raw(raw, 2))).tolist() == [i / 32768 for i in range(5)]

@@ -11,14 +11,16 @@ import pytest
 import torch
 
 import edge_lab
-from edge_lab import cli, data, zoo
-from edge_lab.compress import AutoResult, CompressionBudget, StaticInt8, auto, qat_training, quantize
-from edge_lab.compress.qat_training import QAT, QATResult
-from edge_lab.compress.quantized import method_of
+from edge_lab import data, zoo
+from edge_lab.cli import main as cli
+from edge_lab.compress import AutoResult, CompressionBudget, StaticInt8, auto, quantize
+from edge_lab.compress.graphs.quantized import method_of
+from edge_lab.compress.qat import training as qat_training
+from edge_lab.compress.qat.training import QAT, QATResult
+from edge_lab.core.errors import EdgeLabError, ExportError, InputError
 from edge_lab.data import ImageSet
-from edge_lab.errors import EdgeLabError, ExportError, InputError
 from edge_lab.measure import parity
-from edge_lab.measure.agreement import outputs_of
+from edge_lab.quality.agreement import outputs_of
 from edge_lab.zoo import Model
 
 CHECKPOINT = Path(__file__).parents[1] / "labs" / "checkpoints" / "tinynet-digits.safetensors"

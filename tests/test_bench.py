@@ -13,9 +13,9 @@ from torch import nn
 
 import edge_lab
 from edge_lab import measure
-from edge_lab.bench import BenchConfig, bench
-from edge_lab.errors import EdgeLabError, InputError
-from edge_lab.measure import readiness as gates
+from edge_lab.core.errors import EdgeLabError, InputError
+from edge_lab.flow.bench import BenchConfig, bench
+from edge_lab.results import readiness as gates
 
 CHECKIN = """9,0,i,vers,36,210,AP3A,AP3A
 9,10123,l,pwi,uid,0.500,1,0,0

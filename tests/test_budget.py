@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_lab.errors import InputError
+from edge_lab.core.errors import InputError
 from edge_lab.measure import Budget, TargetResult, Verdict, check, load_budget, passed
 
 SHIPPED = Path(__file__).resolve().parent.parent / "budgets.toml"

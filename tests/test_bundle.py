@@ -11,10 +11,10 @@ import nets
 import numpy as np
 import pytest
 
-from edge_lab.bundle import Bundle, validate
-from edge_lab.errors import BundleError
+from edge_lab.bundle.folder import Bundle, validate
+from edge_lab.core.errors import BundleError
 from edge_lab.export import to
-from edge_lab.runtime import load
+from edge_lab.formats.runtime import load
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_reads_back_what_was_written(made: Bundle) -> None:
 
 
 def test_golden_vectors_are_real_and_hold(made: Bundle) -> None:
-    from edge_lab.spec import preprocess
+    from edge_lab.bundle.spec import preprocess
 
     session = load(made)
     cases = list(made.golden_cases())

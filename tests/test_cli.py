@@ -14,10 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from edge_lab import check, cli, data, flow
-from edge_lab.bundle import Bundle
-from edge_lab.errors import EdgeLabError, ExportError
-from edge_lab.measure.result import Failure, RunResult, TargetResult, Verdict
+from edge_lab import data, flow
+from edge_lab.bundle.folder import Bundle
+from edge_lab.cli import main as cli
+from edge_lab.core.errors import EdgeLabError, ExportError
+from edge_lab.flow import check
+from edge_lab.results.result import Failure, RunResult, TargetResult, Verdict
 
 MODEL = """
 import torch
@@ -202,7 +204,7 @@ def test_ctrl_c_is_130_and_says_what_is_kept(
 
 def test_a_real_ctrl_c_in_a_real_process(tmp_path: Path) -> None:
     code = (
-        "import signal, sys, time; from edge_lab import cli, flow\n"
+        "import signal, sys, time; from edge_lab.cli import main as cli; from edge_lab import flow\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job inherits "ignore"
         "def run(*a, **k):\n    print('started', flush=True); time.sleep(60)\n"
         "flow.run = run; sys.exit(cli.main(['run']))"
@@ -316,7 +318,7 @@ def test_bench_and_compare(bundle: Path, tmp_path: Path, capsys: pytest.CaptureF
 def test_bench_refuses_a_busy_machine_if_told_to(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from edge_lab.measure import readiness as busy
+    from edge_lab.results import readiness as busy
 
     monkeypatch.setattr(busy, "gate", lambda *a, **k: busy.judge(0.9, None))
     file = tmp_path / "a.json"

@@ -15,8 +15,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edge_lab.errors import ExportError, InputError
-from edge_lab.export import clinic, diagnose
+from edge_lab.clinic import clinic
+from edge_lab.core.errors import ExportError, InputError
+from edge_lab.export import diagnose
 
 ROOT = Path(__file__).parents[1]
 CASES = {case.name: case for case in clinic.cases()}

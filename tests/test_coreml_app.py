@@ -12,10 +12,10 @@ from torch import nn
 
 import edge_lab
 from edge_lab import data, zoo
-from edge_lab.errors import EdgeLabError, ExportError, InputError
-from edge_lab.export.coreml_app import AppInterface, app_package, unique_labels
+from edge_lab.bundle.spec import Preprocess
+from edge_lab.core.errors import EdgeLabError, ExportError, InputError
+from edge_lab.formats.coreml.app import AppInterface, app_package, unique_labels
 from edge_lab.measure import load_mil
-from edge_lab.spec import Preprocess
 
 CHECKPOINT = Path(__file__).parents[1] / "labs" / "checkpoints" / "tinynet-digits.safetensors"
 

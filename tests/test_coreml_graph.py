@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edge_lab.export.coreml_graph import core_ml_graph
-from edge_lab.measure.mil import MilProgram, load_mil
-from edge_lab.numbers import sqnr_db
+from edge_lab.core.numbers import sqnr_db
+from edge_lab.formats.coreml.graph import core_ml_graph
+from edge_lab.formats.coreml.mil.run import MilProgram, load_mil
 
 Function = Callable[[Tensor], Tensor]
 

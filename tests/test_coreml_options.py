@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import edge_lab
-from edge_lab.errors import ExportError
-from edge_lab.measure.mil import run_or_interpret
+from edge_lab.core.errors import ExportError
+from edge_lab.formats.coreml.mil.run import run_or_interpret
 
 pytestmark = pytest.mark.slow
 SHAPE = (1, 4, 6)

@@ -16,8 +16,9 @@ import torch
 from torch import nn
 
 import edge_lab
-from edge_lab import cli, flow
-from edge_lab.errors import InputError, MissingTool
+from edge_lab import flow
+from edge_lab.cli import main as cli
+from edge_lab.core.errors import InputError, MissingTool
 from edge_lab.flow.coverage import Cell, Coverage, coverage
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -144,7 +145,7 @@ def test_a_program_for_another_machine_is_written_but_not_compared(
     def elsewhere(bundle: object) -> None:
         raise MissingTool("it can't run here.", "no such chip.", "take a phone.")
 
-    monkeypatch.setattr("edge_lab.measure.mil.load", elsewhere)
+    monkeypatch.setattr("edge_lab.formats.coreml.mil.run.load", elsewhere)
     cell = coverage(wrapped(Picks()), ["linux-pt2-fp32"], out=tmp_path).cells[0]
     assert cell.exported
     assert cell.compared == "no"

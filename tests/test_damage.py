@@ -14,9 +14,9 @@ from PIL import Image
 from runner_build import client, runner_build
 
 from edge_lab import data
-from edge_lab.damage import damage
-from edge_lab.errors import DataError
-from edge_lab.image import read_image
+from edge_lab.core.errors import DataError
+from edge_lab.signals.damage import damage
+from edge_lab.signals.image import read_image
 
 PHOTO = sorted((Path(__file__).parents[1] / "edge_lab/assets/photos").glob("*.jpg"))[0]
 JPEGS: dict[str, dict[str, Any]] = {

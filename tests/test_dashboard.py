@@ -11,8 +11,8 @@ from machine_tools import tool
 
 import edge_lab
 from edge_lab import data, zoo
-from edge_lab.bundle import Bundle
-from edge_lab.image import read_image
+from edge_lab.bundle.folder import Bundle
+from edge_lab.signals.image import read_image
 from edge_lab.widgets import compare
 
 TINYNET = Path(__file__).resolve().parent.parent / "labs" / "checkpoints" / "tinynet-digits.safetensors"

@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from edge_lab import data
+from edge_lab.core.errors import DataError, InputError
 from edge_lab.data import digits, photos
 from edge_lab.data.folders import left_out
 from edge_lab.data.splitmix import Stream
-from edge_lab.errors import DataError, InputError
 
 ASSETS = photos.ASSETS
 

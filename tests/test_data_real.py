@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from edge_lab import data
+from edge_lab.core.errors import DataError
+from edge_lab.core.files import sha256
 from edge_lab.data import real
 from edge_lab.data.archives import tar_to_zip
-from edge_lab.errors import DataError
-from edge_lab.files import sha256
 
 
 def png(color: tuple[int, int, int] = (9, 9, 9)) -> bytes:

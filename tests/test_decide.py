@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from edge_lab import cli
+from edge_lab.cli import main as cli
+from edge_lab.core.errors import InputError
 from edge_lab.decide import Candidate, from_file, from_measurements, from_run, pareto, pareto_plot, recommend, unique
-from edge_lab.errors import InputError
 from edge_lab.measure import Budget, Engine, Gate, Latency, Measurement, Measurements, Quality, ratio
-from edge_lab.measure.result import RunResult, TargetResult
+from edge_lab.results.result import RunResult, TargetResult
 
 NO_LIMITS = Budget(max_size_mb=None, required=())
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 import edge_lab
-from edge_lab.errors import InputError, MissingTool
-from edge_lab.export import delegates_child
-from edge_lab.export.delegates import NAMES, Lowered, _child, delegates, small_net
+from edge_lab.core.errors import InputError, MissingTool
+from edge_lab.formats.pte import delegates_child
+from edge_lab.formats.pte.delegates import NAMES, Lowered, _child, delegates, small_net
 
 
 @pytest.fixture(scope="module")

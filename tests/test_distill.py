@@ -13,11 +13,11 @@ import torch
 from test_train import FAST, net, same, stripes
 
 from edge_lab import data, train, zoo
-from edge_lab.compress.distill import Distill, distill, distillation_loss, feature_loss, keep_labels
-from edge_lab.compress.teacher import TeacherCache, last_map, teacher_cache
+from edge_lab.bundle.spec import Preprocess
+from edge_lab.compress.distillation.distill import Distill, distill, distillation_loss, feature_loss, keep_labels
+from edge_lab.compress.distillation.teacher import TeacherCache, last_map, teacher_cache
+from edge_lab.core.errors import DataError, EdgeLabError, InputError
 from edge_lab.data.images import ImageSet
-from edge_lab.errors import DataError, EdgeLabError, InputError
-from edge_lab.spec import Preprocess
 
 CONFIG = Distill(fit=FAST)
 ROOT = Path(__file__).resolve().parent.parent

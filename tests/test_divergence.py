@@ -19,11 +19,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from edge_lab import to
-from edge_lab.bundle import Bundle
+from edge_lab.bundle.folder import Bundle
+from edge_lab.capture.target import target
 from edge_lab.compress import StaticInt8
-from edge_lab.compress.quantize import Nearest
-from edge_lab.errors import BundleError, InputError
-from edge_lab.export.target import target
+from edge_lab.compress.static.quantize import Nearest
+from edge_lab.core.errors import BundleError, InputError
 from edge_lab.measure import first_divergence
 from edge_lab.zoo import Model, from_module
 

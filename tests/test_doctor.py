@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_lab import doctor
+from edge_lab.clinic import doctor
 
 
 def test_a_missing_and_a_wrong_package_fail_with_the_command_that_mends_them(monkeypatch: pytest.MonkeyPatch) -> None:

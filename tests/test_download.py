@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from edge_lab.core.errors import DataError, InputError
 from edge_lab.data.download import cache_folder, fetch
-from edge_lab.errors import DataError, InputError
 
 BODY = bytes(range(256)) * 4096  # 1 MiB
 SHA256 = hashlib.sha256(BODY).hexdigest()

@@ -12,7 +12,7 @@ from torch import nn
 
 from edge_lab import zoo
 from edge_lab.compress import StaticInt8, equalizable, equalize, quantize
-from edge_lab.errors import InputError
+from edge_lab.core.errors import InputError
 from edge_lab.zoo import Model, from_module
 
 CHECKPOINT = Path(__file__).parents[1] / "labs" / "checkpoints" / "tinynet-digits.safetensors"

@@ -18,10 +18,10 @@ from torch import nn
 
 import edge_lab
 from edge_lab import measure
-from edge_lab.bundle import Bundle
-from edge_lab.cli import main
-from edge_lab.errors import BundleError, InputError
-from edge_lab.export.pte_file import PteReport, inspect_pte, read_pte, refuse_unrunnable
+from edge_lab.bundle.folder import Bundle
+from edge_lab.cli.main import main
+from edge_lab.core.errors import BundleError, InputError
+from edge_lab.formats.pte.file import PteReport, inspect_pte, read_pte, refuse_unrunnable
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -54,7 +54,7 @@ def split(folder: Path) -> tuple[Path, Path]:
 
 
 def test_a_report_says_what_the_runtime_says(portable: Bundle, xnnpack: Bundle) -> None:
-    from edge_lab.runtime import executorch_bindings
+    from edge_lab.formats.runtime import executorch_bindings
 
     for bundle in (portable, xnnpack):
         report = inspect_pte(bundle.path)
@@ -279,7 +279,7 @@ def test_the_command(portable: Bundle, tmp_path: Path, capsys: pytest.CaptureFix
 
 def test_inspecting_imports_neither_torch_nor_executorch(portable: Bundle) -> None:
     code = (
-        "import sys; from edge_lab.export.pte_file import inspect_pte; inspect_pte(sys.argv[1]); "
+        "import sys; from edge_lab.formats.pte.file import inspect_pte; inspect_pte(sys.argv[1]); "
         "sys.exit(any(m in sys.modules for m in ('torch', 'executorch')))"
     )
     assert subprocess.run([sys.executable, "-c", code, str(portable.program_path)], check=False).returncode == 0

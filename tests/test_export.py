@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from edge_lab.bundle import Bundle
-from edge_lab.errors import BundleError, ExportError, InputError, MissingTool
+from edge_lab.bundle.folder import Bundle
+from edge_lab.core.errors import BundleError, ExportError, InputError, MissingTool
 from edge_lab.export import targets, to
-from edge_lab.runtime import eager, load
+from edge_lab.formats.runtime import eager, load
 
 RUNNABLE = ["linux-torchscript-fp32", "linux-pt2-fp32", "linux-onnx-fp32", "linux-onnx-fp16", "linux-onnx-int8"]
 RUNNABLE += ["android-ort-fp32", "android-ort-int8"]

@@ -17,11 +17,12 @@ import torch
 from torch.export import Dim
 
 from edge_lab import export
-from edge_lab.bundle import Bundle
-from edge_lab.errors import BundleError, ExportError
-from edge_lab.export import clinic, diagnose, to
-from edge_lab.export.native import vouch
-from edge_lab.runtime import load
+from edge_lab.bundle.folder import Bundle
+from edge_lab.clinic import clinic
+from edge_lab.core.errors import BundleError, ExportError
+from edge_lab.export import diagnose, to
+from edge_lab.formats.pt2.native import vouch
+from edge_lab.formats.runtime import load
 
 Change = Callable[[dict[str, bytes]], None]
 

@@ -22,10 +22,10 @@ from torch import nn
 
 import edge_lab
 from edge_lab import zoo
-from edge_lab.bundle import Bundle
-from edge_lab.errors import DataError, EdgeLabError, InputError
-from edge_lab.listen import listen
-from edge_lab.spec import Postprocess, Preprocess, preprocess
+from edge_lab.bundle.folder import Bundle
+from edge_lab.bundle.spec import Postprocess, Preprocess, preprocess
+from edge_lab.core.errors import DataError, EdgeLabError, InputError
+from edge_lab.flow.listen import listen
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -221,8 +221,8 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 """
 PREPROCESS = """
 import sys
-from edge_lab.bundle import Bundle
-from edge_lab.spec import preprocess
+from edge_lab.bundle.folder import Bundle
+from edge_lab.bundle.spec import preprocess
 preprocess(sys.argv[2], Bundle.load(sys.argv[1]).spec)
 """
 

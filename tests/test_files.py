@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from edge_lab.errors import EdgeLabError
-from edge_lab.files import locked, sha256, size_of, writing_file, writing_folder
+from edge_lab.core.errors import EdgeLabError
+from edge_lab.core.files import locked, sha256, size_of, writing_file, writing_folder
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edge_lab.audio import LogMel, fit, log_mel
-from edge_lab.errors import InputError
-from edge_lab.fixed_mel import _log2, as_floats, c_header, fixed_mel, log2_energy, multiplier, quantized
+from edge_lab.core.errors import InputError
+from edge_lab.signals.audio import LogMel, fit, log_mel
+from edge_lab.signals.fixed_mel import _log2, as_floats, c_header, fixed_mel, log2_energy, multiplier, quantized
 
 RATE, RECIPE = 16000, LogMel()
 
@@ -26,7 +26,7 @@ def _both(samples: np.ndarray, recipe: LogMel = RECIPE) -> tuple[np.ndarray, np.
 
 def test_real_speech_has_the_features_that_floats_give() -> None:
     from edge_lab import data
-    from edge_lab.audio import resample
+    from edge_lab.signals.audio import resample
 
     sounds = data.load_sounds("spoken-digits")
     found = []

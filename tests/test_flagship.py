@@ -11,8 +11,8 @@ from torch import nn
 
 import edge_lab
 from edge_lab import data, measure, zoo
-from edge_lab.export.expand import expand_hardsigmoid
-from edge_lab.measure.agreement import outputs_of
+from edge_lab.capture.expand import expand_hardsigmoid
+from edge_lab.quality.agreement import outputs_of
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -13,12 +13,12 @@ import nets
 import pytest
 
 from edge_lab import flow
-from edge_lab.bundle import Bundle
+from edge_lab.bundle.folder import Bundle
+from edge_lab.core.errors import DataError, InputError
+from edge_lab.core.numbers import EQUAL_DB
 from edge_lab.data import load as load_data
-from edge_lab.errors import DataError, InputError
 from edge_lab.measure import Measurements
-from edge_lab.measure.result import RunResult
-from edge_lab.numbers import EQUAL_DB
+from edge_lab.results.result import RunResult
 
 HERE = Path(__file__).parent
 TARGETS = ["linux-onnx-fp32", "linux-torchscript-fp32", "linux-onnx-int8"]

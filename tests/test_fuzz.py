@@ -85,7 +85,7 @@ def test_networks_that_say_nothing_are_passed_over() -> None:
 
 
 def test_a_refusal_needs_three_lines_and_no_postbox() -> None:
-    from edge_lab.errors import ExportError
+    from edge_lab.core.errors import ExportError
 
     assert not check.badly_said(ExportError("what.", "why.", "fix."))
     assert check.badly_said(ExportError("what.", "", "fix."))
@@ -94,7 +94,7 @@ def test_a_refusal_needs_three_lines_and_no_postbox() -> None:
 
 def _wrong_sigmoid(monkeypatch: pytest.MonkeyPatch) -> None:
     """A converter that takes one activation for another."""
-    from edge_lab.export import torchscript
+    from edge_lab.formats.torchscript import torchscript
 
     trace = torch.jit.trace
 

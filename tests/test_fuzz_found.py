@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import edge_lab
-from edge_lab.errors import ExportError
-from edge_lab.measure.mil import run_or_interpret
+from edge_lab.core.errors import ExportError
+from edge_lab.formats.coreml.mil.run import run_or_interpret
 
 pytestmark = pytest.mark.slow
 
@@ -193,7 +193,7 @@ def test_output_padding_of_the_stride_or_more_is_refused(axes: int, target: str,
 
 
 def test_a_program_that_stops_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import edge_lab.runtime
+    import edge_lab.formats.runtime
 
     class Stops:
         def run(self, x: np.ndarray) -> None:

@@ -14,16 +14,17 @@ import torch
 from torch import nn
 
 import edge_lab
-from edge_lab import check as checks
-from edge_lab import commands, export, flow
-from edge_lab.bundle import Bundle
-from edge_lab.cli import main
-from edge_lab.errors import DivergenceError, InputError
+from edge_lab import export, flow
+from edge_lab.bundle.folder import Bundle
+from edge_lab.capture.inputs import halves
+from edge_lab.capture.target import Job, Program
+from edge_lab.cli import commands
+from edge_lab.cli.main import main
+from edge_lab.core.errors import DivergenceError, InputError
+from edge_lab.core.numbers import EQUAL_DB
 from edge_lab.export import to
 from edge_lab.export.gate import LIMITS, Limit, nearness
-from edge_lab.export.inputs import halves
-from edge_lab.export.target import Job, Program
-from edge_lab.numbers import EQUAL_DB
+from edge_lab.flow import check as checks
 from edge_lab.zoo import Model, from_module
 
 RNG = np.random.default_rng(0)
@@ -272,7 +273,7 @@ def test_golden_outputs_are_the_models_and_what_rounds_keeps_its_own_beside_them
 def test_every_precision_has_a_limit_and_a_floor_below_it() -> None:
     from typing import get_args
 
-    from edge_lab.bundle import Scheme
+    from edge_lab.bundle.folder import Scheme
 
     assert set(LIMITS) == set(get_args(Scheme))
     assert all(0 <= limit.floor <= limit.db for limit in LIMITS.values())

@@ -8,8 +8,8 @@ import pytest
 
 import edge_lab
 from edge_lab import data
+from edge_lab.core.errors import InputError
 from edge_lab.decide import pareto, recommend
-from edge_lab.errors import InputError
 from edge_lab.measure import ratio
 from edge_lab.sweep import Evaluator
 from edge_lab.sweep.grid import grid

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edge_lab.errors import DataError, InputError
-from edge_lab.image import Filter, Picture, read_image, resize_and_crop, to_rgb
-from edge_lab.spec import ModelSpec, Preprocess, TensorSpec, preprocess
+from edge_lab.bundle.spec import ModelSpec, Preprocess, TensorSpec, preprocess
+from edge_lab.core.errors import DataError, InputError
+from edge_lab.signals.image import Filter, Picture, read_image, resize_and_crop, to_rgb
 
 AS_IT_IS = Preprocess(24, (24, 24), (0.0,) * 3, (1.0,) * 3, scale=1.0)
 SPEC = ModelSpec("m", "classify", TensorSpec("x", (1, 3, 24, 24)), AS_IT_IS)
@@ -193,7 +193,7 @@ def test_a_strip_takes_no_more_memory_than_a_square() -> None:
 import resource, sys
 import numpy as np
 from PIL import Image
-from edge_lab.image import Picture, resize_and_crop
+from edge_lab.signals.image import Picture, resize_and_crop
 resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
 for size in ((8000, 1), (20000, 1), (1, 20000), (20000, 2), (1, 1), (3_000_000, 1)):
     image = Image.fromarray(np.full((size[1], size[0], 3), 77, np.uint8))

@@ -13,15 +13,15 @@ import pytest
 import torch
 
 import edge_lab
-from edge_lab.bundle import Bundle
-from edge_lab.check import check
+from edge_lab.bundle.folder import Bundle
 from edge_lab.compress import StaticInt8
-from edge_lab.compress.backends import quantize_inductor
-from edge_lab.compress.quantized import method_of, scheme_of
-from edge_lab.errors import BundleError, ExportError, InputError, MissingTool
-from edge_lab.export.inductor import compiler
-from edge_lab.export.native import vouch
-from edge_lab.runtime import load
+from edge_lab.compress.graphs.quantized import method_of, scheme_of
+from edge_lab.compress.static.backends import quantize_inductor
+from edge_lab.core.errors import BundleError, ExportError, InputError, MissingTool
+from edge_lab.flow.check import check
+from edge_lab.formats.pt2.inductor import compiler
+from edge_lab.formats.pt2.native import vouch
+from edge_lab.formats.runtime import load
 
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None or not X86, reason="needs g++ and an x86 CPU")
@@ -83,7 +83,8 @@ def test_the_int8_graph_stays_close_to_float() -> None:
 def test_every_format_has_an_engine_and_can_be_measured_in_a_fresh_process() -> None:
     from typing import get_args
 
-    from edge_lab import bundle, runtime
+    from edge_lab.bundle import folder as bundle
+    from edge_lab.formats import runtime
     from edge_lab.measure import child
 
     formats = set(get_args(bundle.Format))

@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 from edge_lab import Model, ModelSpec, TensorSpec, zoo
-from edge_lab.bundle import Bundle
-from edge_lab.errors import ExportError, InputError
+from edge_lab.bundle.folder import Bundle
+from edge_lab.bundle.spec import Preprocess
+from edge_lab.core.errors import ExportError, InputError
 from edge_lab.export import to
 from edge_lab.flow import coverage, run
-from edge_lab.spec import Preprocess
 
 SHAPE = (1, 3, 32, 32)
 

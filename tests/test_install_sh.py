@@ -17,7 +17,7 @@ from runner_build import CLIENT, installed_runner
 from torch import nn
 
 import edge_lab
-from edge_lab.files import sha256
+from edge_lab.core.files import sha256
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 SCRIPTS = ("install.sh", "edge-lab-listen", "edge-lab-listen.service")

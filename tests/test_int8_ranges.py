@@ -17,10 +17,10 @@ from torch.nn.utils import parametrizations, prune
 
 import edge_lab
 from edge_lab.compress import SecondOrder, StaticInt8, quantize
-from edge_lab.compress.masks import is_spoiled
-from edge_lab.compress.rounding import parts, round_second_order
-from edge_lab.numbers import sqnr_between
-from edge_lab.runtime import load
+from edge_lab.compress.graphs.masks import is_spoiled
+from edge_lab.compress.static.rounding import parts, round_second_order
+from edge_lab.core.numbers import sqnr_between
+from edge_lab.formats.runtime import load
 from edge_lab.zoo import from_module
 
 PICTURE, LINE = (1, 3, 32, 32), (1, 3, 64)

@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edge_lab.errors import DataError
-from edge_lab.image import read_image
+from edge_lab.core.errors import DataError
+from edge_lab.signals.image import read_image
 from edge_lab.zoo.weights import fill, read_checkpoint
 
 Writer = Callable[[Path], object]

@@ -9,11 +9,11 @@ import pytest
 
 import edge_lab
 from edge_lab import data, zoo
-from edge_lab.errors import InputError
+from edge_lab.core.errors import InputError
+from edge_lab.formats.runtime import Session
 from edge_lab.measure import parity_matrix, prepare, run_or_interpret
-from edge_lab.measure.agreement import Parity
-from edge_lab.measure.matrix import ParityMatrix
-from edge_lab.runtime import Session
+from edge_lab.quality.agreement import Parity
+from edge_lab.quality.matrix import ParityMatrix
 
 CHECKPOINT = Path(__file__).parents[1] / "labs" / "checkpoints" / "tinynet-digits.safetensors"
 FULL = (

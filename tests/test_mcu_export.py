@@ -12,14 +12,15 @@ import torch
 from torch import nn
 
 import edge_lab
-from edge_lab import boards, data, zoo
-from edge_lab.bundle import Bundle
-from edge_lab.c_library import open_library
-from edge_lab.errors import BundleError, ExportError, InputError, MissingTool
-from edge_lab.export.mcu_calibrate import fast_calibration
-from edge_lab.export.mcu_files import constants
-from edge_lab.firmware.image import machine, machines
-from edge_lab.measure.accuracy import evaluate, prepare
+from edge_lab import data, zoo
+from edge_lab.bundle.folder import Bundle
+from edge_lab.core.errors import BundleError, ExportError, InputError, MissingTool
+from edge_lab.devices.firmware.image import machine, machines
+from edge_lab.formats.c import boards
+from edge_lab.formats.c.calibrate import fast_calibration
+from edge_lab.formats.c.files import constants
+from edge_lab.formats.c.library import open_library
+from edge_lab.quality.accuracy import evaluate, prepare
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +214,7 @@ def test_two_threads_do_not_share_an_answer(made: Bundle) -> None:
 
 
 def test_check_takes_a_board(made: Bundle) -> None:
-    from edge_lab.check import check
+    from edge_lab.flow.check import check
 
     found = check(made.path, board="stm32f405")
     assert found.ok

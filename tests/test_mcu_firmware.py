@@ -16,13 +16,15 @@ from machine_tools import tool
 from torch import nn
 
 import edge_lab
-from edge_lab import cli, data, firmware, zoo
-from edge_lab.bundle import Bundle
-from edge_lab.c_library import open_library
-from edge_lab.errors import BundleError, EdgeLabError, InputError, MissingTool
-from edge_lab.export.mcu_files import constants
-from edge_lab.firmware.cases import sounds_of, write_cases, write_tables
-from edge_lab.firmware.image import source_folder
+from edge_lab import data, zoo
+from edge_lab.bundle.folder import Bundle
+from edge_lab.cli import main as cli
+from edge_lab.core.errors import BundleError, EdgeLabError, InputError, MissingTool
+from edge_lab.devices import firmware
+from edge_lab.devices.firmware.cases import sounds_of, write_cases, write_tables
+from edge_lab.devices.firmware.image import source_folder
+from edge_lab.formats.c.files import constants
+from edge_lab.formats.c.library import open_library
 from edge_lab.measure import Measurements
 
 F405_RAM = 128 * 1024
@@ -66,7 +68,7 @@ def image(digitnet: Bundle, out: Path) -> firmware.Image:
 
 
 def test_a_hundred_digits_byte_for_byte(digitnet: Bundle) -> None:
-    from edge_lab.measure.accuracy import prepare
+    from edge_lab.quality.accuracy import prepare
 
     x = prepare(data.load("handwriting", "test").take(100), digitnet.spec).x
     found = firmware.run(digitnet, inputs=[x[i : i + 1] for i in range(len(x))])
@@ -87,7 +89,7 @@ def test_the_integer_reference_agrees(out: Path) -> None:
     import bakenn
     import torch
 
-    from edge_lab.export.mcu_calibrate import fast_calibration
+    from edge_lab.formats.c.calibrate import fast_calibration
 
     torch.manual_seed(0)
     layers = [nn.Conv2d(1, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1, groups=8), nn.Flatten(), nn.Linear(72, 5)]
@@ -196,7 +198,7 @@ def test_a_firmware_that_hangs_is_ended(image: firmware.Image) -> None:
 def test_a_wrong_answer_is_told(digitnet: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     cases = firmware.golden_cases(digitnet, open_library(digitnet))
     cases[1].output[3] ^= 1
-    monkeypatch.setattr("edge_lab.firmware.emulator.golden_cases", lambda *_: cases)
+    monkeypatch.setattr("edge_lab.devices.firmware.emulator.golden_cases", lambda *_: cases)
     found = firmware.run(digitnet)
     assert [answer.ok for answer in found.answers] == [i != 1 for i in range(len(cases))]
     assert cli.main(["firmware", str(digitnet.path)]) == 1

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edge_lab.audio import Audio, LogMel
-from edge_lab.errors import InputError
+from edge_lab.bundle.spec import ModelSpec, Preprocess, TensorSpec
+from edge_lab.core.errors import InputError
 from edge_lab.measure import (
     Latency,
     evaluate,
@@ -27,8 +27,8 @@ from edge_lab.measure import (
     score,
     timing,
 )
-from edge_lab.measure.accuracy import _key
-from edge_lab.spec import ModelSpec, Preprocess, TensorSpec
+from edge_lab.quality.accuracy import _key
+from edge_lab.signals.audio import Audio, LogMel
 
 
 def _latency(*cpu: float, wall: tuple[float, ...] | None = None, threads: int = 1) -> Latency:

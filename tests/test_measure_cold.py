@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_lab.bundle import Bundle, Golden, Quantization, Runtime
-from edge_lab.errors import EdgeLabError
+from edge_lab.bundle.folder import Bundle, Golden, Quantization, Runtime
+from edge_lab.bundle.spec import ModelSpec, TensorSpec
+from edge_lab.core.errors import EdgeLabError
 from edge_lab.measure import cold_start, fresh
-from edge_lab.spec import ModelSpec, TensorSpec
 
 
 def _bundle(path: Path) -> Path:

@@ -14,12 +14,12 @@ from torch import nn
 
 import edge_lab
 from edge_lab import data, measure, zoo
-from edge_lab.check import check
-from edge_lab.errors import BundleError
-from edge_lab.measure.divergence import first_divergence
-from edge_lab.measure.mil import interpret, load_mil
-from edge_lab.measure.mil_table import OPERATORS, known_operators
-from edge_lab.measure.mil_weights import compare_weights
+from edge_lab.core.errors import BundleError
+from edge_lab.flow.check import check
+from edge_lab.formats.coreml.mil.run import interpret, load_mil
+from edge_lab.formats.coreml.mil.table import OPERATORS, known_operators
+from edge_lab.formats.coreml.mil.weights import compare_weights
+from edge_lab.quality.divergence import first_divergence
 
 
 def _digits() -> zoo.Model:

@@ -12,9 +12,9 @@ from torch import nn
 
 import edge_lab
 from edge_lab import zoo
-from edge_lab.check import check
-from edge_lab.export.wrap import flatten, names
-from edge_lab.measure.mil import interpret
+from edge_lab.capture.wrap import flatten, names
+from edge_lab.flow.check import check
+from edge_lab.formats.coreml.mil.run import interpret
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,9 @@ from torch.nn import functional
 import edge_lab
 from edge_lab import from_module
 from edge_lab.compress import equalize
-from edge_lab.compress.capture import captured
-from edge_lab.compress.fold import separate
-from edge_lab.errors import ExportError
+from edge_lab.compress.graphs.fold import separate
+from edge_lab.compress.static.capture import captured
+from edge_lab.core.errors import ExportError
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -288,8 +288,8 @@ def test_a_norm_that_measures_its_input_is_not_folded(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["twice", "levels", "shortcut"])
 def test_post_training_for_any_batch_size(name: str) -> None:
-    from edge_lab.compress.qat_graph import calibrated
-    from edge_lab.compress.qat_training import QAT
+    from edge_lab.compress.qat.graph import calibrated
+    from edge_lab.compress.qat.training import QAT
 
     make, shape = NETS[name]
     net, x = _seeded(make), torch.randn((8, *shape[1:]), generator=torch.Generator().manual_seed(0))
@@ -311,7 +311,7 @@ def test_an_int8_program_holds_no_float_weights(tmp_path: Path) -> None:
 
 def test_packed_weights_stay_one() -> None:
     """Several readers take a packed weight apart; copies of it would be stored beside it."""
-    from edge_lab.compress.dynamic import DynamicInt8, quantize_dynamic
+    from edge_lab.compress.weights.dynamic import DynamicInt8, quantize_dynamic
 
     model = from_module(nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 32)), (1, 64), task="tensor")
     module = quantize_dynamic(model, DynamicInt8("executorch")).module
@@ -334,7 +334,7 @@ def test_equalising_leaves_layers_that_are_called_twice() -> None:
 
 
 def test_a_rewritten_graph_that_says_something_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from edge_lab.compress import fold
+    from edge_lab.compress.graphs import fold
 
     net = _seeded(lambda: nn.Sequential(_conv(), Norm(8)))
     monkeypatch.setattr(fold, "_along_outputs", lambda layer, weight, factor: 1.0)

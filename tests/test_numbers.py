@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import edge_lab
-from edge_lab.numbers import EQUAL_DB, finite_db, sqnr_between, sqnr_db
+from edge_lab.core.numbers import EQUAL_DB, finite_db, sqnr_between, sqnr_db
 
 
 @pytest.mark.parametrize(

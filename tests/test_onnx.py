@@ -17,16 +17,16 @@ import pytest
 import torch
 
 from edge_lab import to
-from edge_lab.bundle import Bundle
+from edge_lab.bundle.folder import Bundle
 from edge_lab.compress import Half, to_half
-from edge_lab.errors import BundleError, ExportError, InputError
-from edge_lab.export.onnx_file import read_onnx
-from edge_lab.export.onnx_levels import level_table, optimized
-from edge_lab.export.onnx_mobile import to_ort
-from edge_lab.export.onnx_plot import Box, graph_plot, plot_boxes
-from edge_lab.export.onnx_write import write_onnx
-from edge_lab.ort import LEVELS, open_session
-from edge_lab.runtime import eager, load
+from edge_lab.core.errors import BundleError, ExportError, InputError
+from edge_lab.formats.onnx.file import read_onnx
+from edge_lab.formats.onnx.levels import level_table, optimized
+from edge_lab.formats.onnx.mobile import to_ort
+from edge_lab.formats.onnx.ort import LEVELS, open_session
+from edge_lab.formats.onnx.plot import Box, graph_plot, plot_boxes
+from edge_lab.formats.onnx.write import write_onnx
+from edge_lab.formats.runtime import eager, load
 from edge_lab.zoo import from_module
 
 
@@ -272,8 +272,8 @@ def test_ort_files_that_are_newer_or_broken(artifacts: Path, tmp_path: Path) -> 
         (tmp_path / f"{i:02}.ort").write_bytes(content)
     code = (
         "import sys, pathlib\n"
-        "from edge_lab.ort import open_session\n"
-        "from edge_lab.errors import BundleError\n"
+        "from edge_lab.formats.onnx.ort import open_session\n"
+        "from edge_lab.core.errors import BundleError\n"
         "for path in sorted(pathlib.Path(sys.argv[1]).glob('*.ort')):\n"
         "    try: open_session(path); print('loaded')\n"
         "    except BundleError as error: print(str(error).replace(chr(10), ' '))\n"

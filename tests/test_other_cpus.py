@@ -22,7 +22,7 @@ from other_cpus import capped, shim
 
 import edge_lab
 from edge_lab import data, zoo
-from edge_lab.bundle import Bundle
+from edge_lab.bundle.folder import Bundle
 
 ROOT = Path(__file__).parents[1]
 CPUS = ("Nehalem", "Haswell", "EPYC-Rome")  # SSE4.2; AVX2 without VNNI; the same by AMD
@@ -66,8 +66,8 @@ def test_the_runner_answers_within_tolerance_on_older_cpus(cpu: str, runner: Pat
 ANSWERS = """
 import sys
 import numpy as np
-from edge_lab.bundle import Bundle
-from edge_lab.ort import open_session
+from edge_lab.bundle.folder import Bundle
+from edge_lab.formats.onnx.ort import open_session
 for folder in sys.argv[1:]:
     bundle = Bundle.load(folder)
     session = open_session(bundle.program_path)
@@ -98,8 +98,8 @@ import sys, warnings
 warnings.filterwarnings("ignore")
 import torch
 import edge_lab
-from edge_lab.bundle import Bundle
-from edge_lab.check import golden, parity
+from edge_lab.bundle.folder import Bundle
+from edge_lab.flow.check import golden, parity
 print(torch.backends.cpu.get_cpu_capability())
 for folder in sys.argv[1:]:
     bundle = Bundle.load(folder)

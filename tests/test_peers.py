@@ -13,8 +13,10 @@ import pytest
 from nets import SHAPE, Good
 
 import edge_lab
-from edge_lab import cli, data
-from edge_lab.errors import InputError
+from edge_lab import data
+from edge_lab.bundle.spec import Preprocess
+from edge_lab.cli import main as cli
+from edge_lab.core.errors import InputError
 from edge_lab.measure import Measurements, outputs_of, score
 from edge_lab.peers import Peaks, PeerTable, choose, compare, compare_programs
 from edge_lab.peers.client import CONVERTER, WORKER, WorkerFailed
@@ -23,7 +25,6 @@ from edge_lab.peers.inputs import Tried, calibration, tried
 from edge_lab.peers.places import interpreter
 from edge_lab.peers.prepare import Program, programs
 from edge_lab.peers.rounds import CALLS
-from edge_lab.spec import Preprocess
 from edge_lab.zoo import Model, from_module
 
 

@@ -14,11 +14,11 @@ import pytest
 from fake_engines import FAKES, fakes
 from nets import SHAPE, Good
 
+from edge_lab.bundle.spec import Preprocess
 from edge_lab.measure import Measurements
 from edge_lab.peers import Peaks
 from edge_lab.peers.client import WORKER, WorkerFailed
 from edge_lab.peers.rounds import CALLS, Limits
-from edge_lab.spec import Preprocess
 from edge_lab.zoo import Model, from_module
 
 

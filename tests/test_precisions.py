@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 import edge_lab
-from edge_lab.bundle import Bundle, Quantization
+from edge_lab.bundle.folder import Bundle, Quantization
 from edge_lab.compress import DynamicInt8, Half, WeightOnly, quantize_dynamic, quantize_weights, to_half
-from edge_lab.compress.quantized import form_of, mark, method_of, scheme_of
-from edge_lab.errors import BundleError, ExportError, InputError
+from edge_lab.compress.graphs.quantized import form_of, mark, method_of, scheme_of
+from edge_lab.core.errors import BundleError, ExportError, InputError
 from edge_lab.zoo import Model, from_module
 
 
@@ -137,8 +137,8 @@ def test_a_version_1_bundle_with_a_newer_scheme_is_damaged(artifacts: Path, tmp_
 
 
 def test_check_reports_the_label_and_its_own_limits(artifacts: Path) -> None:
-    from edge_lab.check import check
-    from edge_lab.measure.budget import Budgets
+    from edge_lab.flow.check import check
+    from edge_lab.results.budget import Budgets
 
     bundle = edge_lab.to(small(), "linux-pt2-int8-weights", out=artifacts)
     strict = Budgets(by_precision={"int8-weights": {"min_sqnr_db": 150.0}, "fp32": {"min_sqnr_db": 1.0}})
@@ -288,8 +288,8 @@ def test_a_graph_goes_to_core_ml_as_it_is(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", ["int8-dynamic/eager", "int8-dynamic/inductor", "int8-dynamic/executorch", "bf16"])
 def test_the_fingerprint_sees_quantized_weights_and_nothing_else(how: str) -> None:
+    from edge_lab.capture.target import target
     from edge_lab.export.fingerprint import fingerprint
-    from edge_lab.export.target import target
 
     def of(model: Model) -> str:
         return fingerprint(model.module, model.spec, target("linux-pt2-fp32"), [], [])

@@ -15,7 +15,7 @@ SWITCH = "ORT_DISABLE_TELEMETRY"
 SESSION = """
 import numpy as np
 import edge_lab
-from edge_lab.ort import open_session
+from edge_lab.formats.onnx.ort import open_session
 from onnx import TensorProto, helper
 value = lambda name: helper.make_tensor_value_info(name, TensorProto.FLOAT, [1])
 graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [value("x")], [value("y")])

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from edge_lab import train, zoo
+from edge_lab.bundle.spec import Preprocess
 from edge_lab.compress import Structured, Unstructured, finetune, prune, prune_report, refresh_norm, sparsity
+from edge_lab.core.errors import InputError
 from edge_lab.data.images import ArrayReader, ImageSet
-from edge_lab.errors import InputError
-from edge_lab.spec import Preprocess
 
 nn = torch.nn
 

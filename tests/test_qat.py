@@ -16,11 +16,11 @@ import torch
 from test_train import net, same, stripes
 
 from edge_lab import train, zoo
-from edge_lab.bundle import Quantization
-from edge_lab.compress.qat_training import QAT, post_training, qat
-from edge_lab.compress.quantized import has_quantized_graph, is_quantized
-from edge_lab.errors import DataError, EdgeLabError, ExportError, InputError
-from edge_lab.spec import Preprocess
+from edge_lab.bundle.folder import Quantization
+from edge_lab.bundle.spec import Preprocess
+from edge_lab.compress.graphs.quantized import has_quantized_graph, is_quantized
+from edge_lab.compress.qat.training import QAT, post_training, qat
+from edge_lab.core.errors import DataError, EdgeLabError, ExportError, InputError
 
 FAST = train.FitConfig(epochs=3, batch_size=16, lr=0.02, shift=1)
 SHORT = QAT(weight_bits=4, fit=FAST)
@@ -68,8 +68,8 @@ def clamped() -> zoo.Model:
 @pytest.fixture(scope="module")
 def eight_bits() -> object:
     """The graph of `clamped` with fake quantization. torchao needs seconds to make one: tests work on copies."""
-    from edge_lab.compress.qat_graph import prepared
-    from edge_lab.compress.qat_training import _captured
+    from edge_lab.compress.qat.graph import prepared
+    from edge_lab.compress.qat.training import _captured
 
     return prepared(_captured(clamped()), QAT(fit=FAST))
 
@@ -99,7 +99,7 @@ import os, signal, sys
 sys.path.insert(0, sys.argv[2])
 from test_qat import SHORT, clamped, stripes
 from edge_lab import train, zoo
-from edge_lab.compress.qat_training import qat
+from edge_lab.compress.qat.training import qat
 from edge_lab.train import fitting
 import torch
 model = clamped()
@@ -140,7 +140,7 @@ def test_kill_9_and_resume_gives_the_same_integers(trained: zoo.Model, straight:
 
 
 def test_ranges_and_batch_norm_freeze_at_their_step_and_never_move_outside_training(eight_bits: object) -> None:
-    from edge_lab.compress.qat_graph import Trainee
+    from edge_lab.compress.qat.graph import Trainee
 
     config = QAT(freeze_observers_at=0.5, freeze_batch_norm_at=0.25, fit=FAST)
     torch.manual_seed(0)
@@ -172,7 +172,7 @@ def test_ranges_and_batch_norm_freeze_at_their_step_and_never_move_outside_train
 
 def test_eps_and_momentum_of_batch_norm_survive_and_relu6_is_fused(eight_bits: object) -> None:
     """torchao's own train/eval switch would replace eps 0.5 by 1e-5, a factor of 3.7 in this network."""
-    from edge_lab.compress.qat_graph import Trainee, convert_trainee
+    from edge_lab.compress.qat.graph import Trainee, convert_trainee
 
     model, config = clamped(), QAT(fit=FAST)
     x = torch.from_numpy(np.random.default_rng(0).normal(size=(16, 3, 8, 8)).astype(np.float32))
@@ -219,8 +219,8 @@ def every_conv() -> zoo.Model:
 
 def test_what_was_trained_is_what_is_converted_at_2_bits_too() -> None:
     """torchao's fused fake quantization trains with another weight scale than convert_pt2e writes."""
-    from edge_lab.compress.qat_graph import Trainee, convert_trainee, prepared
-    from edge_lab.compress.qat_training import _captured
+    from edge_lab.compress.qat.graph import Trainee, convert_trainee, prepared
+    from edge_lab.compress.qat.training import _captured
 
     config = QAT(weight_bits=2, fit=FAST)
     x = torch.from_numpy(np.random.default_rng(0).normal(size=(16, 3, 8, 8)).astype(np.float32))
@@ -237,8 +237,8 @@ def test_what_was_trained_is_what_is_converted_at_2_bits_too() -> None:
 
 def test_channels_that_are_rounded_to_zero_do_not_explode() -> None:
     """They have no variance, and batch norm multiplies their gradients by 1 / sqrt(eps)."""
-    from edge_lab.compress.qat_graph import Trainee, prepared
-    from edge_lab.compress.qat_training import _captured
+    from edge_lab.compress.qat.graph import Trainee, prepared
+    from edge_lab.compress.qat.training import _captured
 
     model, config = clamped(), QAT(weight_bits=2, per_channel=False, fit=FAST)
     model.module.norm.eps = 1e-5

@@ -11,9 +11,9 @@ from torch.nn import functional
 from torchvision.ops import SqueezeExcitation
 
 from edge_lab.compress import StaticInt8, quantize
-from edge_lab.compress.quantize import corrected
-from edge_lab.compress.quantized import method_of, scheme_of
-from edge_lab.compress.rounding import Nearest
+from edge_lab.compress.graphs.quantized import method_of, scheme_of
+from edge_lab.compress.static.quantize import corrected
+from edge_lab.compress.static.rounding import Nearest
 
 CALIBRATION = nets.noise(count=16)
 HELD_OUT = nets.noise(count=48)[16:]

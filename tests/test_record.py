@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from edge_lab.errors import InputError
+from edge_lab.core.errors import InputError
 from edge_lab.measure import Engine, Gate, Latency, Measurement, Measurements, Memory, Quality
 from edge_lab.measure.cold import ColdStart
 from edge_lab.measure.joules import Energy

@@ -13,13 +13,14 @@ from board import Board, running_board
 from machine_tools import tool
 from runner_build import installed_runner
 
-import edge_lab
-from edge_lab import cli, remote
-from edge_lab.bench import BenchConfig
-from edge_lab.bundle import Bundle
-from edge_lab.errors import EdgeLabError, InputError
+import edge_lab.core.files
+from edge_lab.bundle.folder import Bundle
+from edge_lab.cli import main as cli
+from edge_lab.core.errors import EdgeLabError, InputError
+from edge_lab.devices import remote
+from edge_lab.devices.remote import bench
+from edge_lab.flow.bench import BenchConfig
 from edge_lab.measure import Energy, Engine, Gate, Latency, Measurement, Measurements
-from edge_lab.remote import bench
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -127,7 +128,7 @@ def test_deploy_checks_the_bundle_on_the_board(
     document["golden"][0]["atol"] = 1e-9
     expected = bundle.path / "golden/0.output.bin"
     expected.write_bytes(bytes(len(expected.read_bytes())))
-    document["files"]["golden/0.output.bin"]["sha256"] = edge_lab.files.sha256(expected)
+    document["files"]["golden/0.output.bin"]["sha256"] = edge_lab.core.files.sha256(expected)
     (bundle.path / "bundle.json").write_text(json.dumps(document))
     assert cli.main(["deploy", str(bundle.path), *arguments]) == 1
     assert "FAIL" in capsys.readouterr().out

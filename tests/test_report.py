@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from edge_lab import report
-from edge_lab.errors import EdgeLabError
-from edge_lab.measure.result import Example, Failure, RunResult, TargetResult, Verdict
+from edge_lab.core.errors import EdgeLabError
 from edge_lab.report import charts, findings, scatter
+from edge_lab.results.result import Example, Failure, RunResult, TargetResult, Verdict
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=http://evil.example/x onerror=1>\x1b[31m|`"
 JPEG = base64.b64encode(b"\xff\xd8\xff\xe0 not a real picture").decode()

@@ -13,8 +13,8 @@ from test_report import made_up, made_up_run
 
 from edge_lab import report
 from edge_lab.measure import Engine, Gate, Latency, Measurement, Measurements, Quality
-from edge_lab.measure.result import Example, Failure, TargetResult
 from edge_lab.report.measured_page import measured_html, write_measured
+from edge_lab.results.result import Example, Failure, TargetResult
 
 OUTSIDE = """() => [...document.querySelectorAll('body *')]
   .filter(e => !e.closest('.scroll') && e.getBoundingClientRect().right > innerWidth + 1)
@@ -112,7 +112,7 @@ def test_a_recommendation_without_accuracy_says_so(pages: dict[str, Path]) -> No
 
 
 def test_report_draws_what_the_file_holds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from edge_lab import cli
+    from edge_lab.cli import main as cli
 
     some_measurements().save(tmp_path / "peers.json")
     a_run().save(tmp_path / "run.json")

@@ -26,9 +26,9 @@ from edge_lab.compress import (
     quantize_onnx,
     quantized_layers,
 )
-from edge_lab.compress.quantize import corrected, observed
-from edge_lab.compress.rounding import round_second_order, second_moments
-from edge_lab.errors import InputError
+from edge_lab.compress.static.quantize import corrected, observed
+from edge_lab.compress.static.rounding import round_second_order, second_moments
+from edge_lab.core.errors import InputError
 from edge_lab.export import target
 
 CHECKPOINT = Path(__file__).parents[1] / "labs" / "checkpoints" / "tinynet-digits.safetensors"

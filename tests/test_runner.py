@@ -19,11 +19,11 @@ from runner_build import CLIENT, client, run
 from torch import nn
 
 import edge_lab
-from edge_lab.audio import Audio
-from edge_lab.bundle import Bundle
+from edge_lab.bundle.folder import Bundle
+from edge_lab.bundle.spec import postprocess, preprocess
 from edge_lab.measure.host import machine
 from edge_lab.measure.record import Measurements
-from edge_lab.spec import postprocess, preprocess
+from edge_lab.signals.audio import Audio
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 PHOTO = Path(__file__).parents[1] / "edge_lab/assets/photos/astronaut.jpg"

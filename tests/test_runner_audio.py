@@ -23,10 +23,10 @@ from test_runner_safety import damaged
 from torch import nn
 
 import edge_lab
-from edge_lab.audio import Audio, Listen, Sound, hear, read_wav, resample, write_wav
-from edge_lab.bundle import Bundle
-from edge_lab.errors import DataError
-from edge_lab.recognize import Recognizer, Word, words
+from edge_lab.bundle.folder import Bundle
+from edge_lab.core.errors import DataError
+from edge_lab.signals.audio import Audio, Listen, Sound, hear, read_wav, resample, write_wav
+from edge_lab.signals.recognize import Recognizer, Word, words
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 RATE = 16000

@@ -13,9 +13,9 @@ import pytest
 from runner_build import run
 from test_runner_audio import RATE, expected, same, speech, spoken, tones
 
-from edge_lab.audio import resample
-from edge_lab.bundle import Bundle
-from edge_lab.recognize import Word
+from edge_lab.bundle.folder import Bundle
+from edge_lab.signals.audio import resample
+from edge_lab.signals.recognize import Word
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

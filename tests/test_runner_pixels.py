@@ -20,8 +20,8 @@ import pytest
 from PIL import Image, PngImagePlugin
 from runner_build import client, runner_build
 
-from edge_lab.image import read_image
-from edge_lab.spec import ModelSpec, Preprocess, TensorSpec, preprocess
+from edge_lab.bundle.spec import ModelSpec, Preprocess, TensorSpec, preprocess
+from edge_lab.signals.image import read_image
 
 PHOTOS = Path(__file__).parents[1] / "edge_lab/assets/photos"
 

@@ -19,9 +19,9 @@ from runner_build import SOURCE, client, run
 from torch import nn
 
 import edge_lab
-from edge_lab.bundle import Bundle
-from edge_lab.errors import InputError
-from edge_lab.files import sha256
+from edge_lab.bundle.folder import Bundle
+from edge_lab.core.errors import InputError
+from edge_lab.core.files import sha256
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 PHOTO = Path(__file__).parents[1] / "edge_lab/assets/photos/astronaut.jpg"

@@ -16,8 +16,8 @@ import pytest
 from runner_build import run, safety_build
 from test_runner_pixels import JPEGS, broken_exif, photo, png, wav, with_exif
 
-from edge_lab.bundle import MANIFEST
-from edge_lab.files import sha256
+from edge_lab.bundle.folder import MANIFEST
+from edge_lab.core.files import sha256
 
 RECIPE = {"resize": 20, "crop": [15, 17], "mean": [0.5], "std": [0.25], "scale": 0.01}
 RECIPE |= {"interpolation": "bicubic", "color": "L"}

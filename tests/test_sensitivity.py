@@ -13,8 +13,8 @@ from torch import nn
 
 import edge_lab
 from edge_lab.compress import Sensitivity, StaticInt8, quantize, sensitivity
-from edge_lab.compress.auto import STOCK
-from edge_lab.errors import ExportError, InputError
+from edge_lab.compress.search.auto import STOCK
+from edge_lab.core.errors import ExportError, InputError
 from edge_lab.export import target
 from edge_lab.zoo import Model, from_module
 

@@ -12,12 +12,13 @@ import pytest
 import torch
 
 import edge_lab
-from edge_lab import cli, data, zoo
-from edge_lab.audio import Audio, LogMel, Sound, log_mel, write_wav
-from edge_lab.bundle import Bundle
-from edge_lab.errors import DataError, InputError
-from edge_lab.recognize import Recognizer, words
-from edge_lab.spec import preprocess
+from edge_lab import data, zoo
+from edge_lab.bundle.folder import Bundle
+from edge_lab.bundle.spec import preprocess
+from edge_lab.cli import main as cli
+from edge_lab.core.errors import DataError, InputError
+from edge_lab.signals.audio import Audio, LogMel, Sound, log_mel, write_wav
+from edge_lab.signals.recognize import Recognizer, words
 from edge_lab.train import sound_bank
 from edge_lab.train.sound_bank import Bank, Disturb, Ears, make_bank
 from edge_lab.train.sound_fit import SoundFitConfig, _Run, fit_sounds, score_sounds

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edge_lab.errors import DataError, InputError
-from edge_lab.image import read_image
-from edge_lab.spec import ModelSpec, Postprocess, Preprocess, TensorSpec, postprocess, preprocess
+from edge_lab.bundle.spec import ModelSpec, Postprocess, Preprocess, TensorSpec, postprocess, preprocess
+from edge_lab.core.errors import DataError, InputError
+from edge_lab.signals.image import read_image
 
 RECIPE = Preprocess(256, (224, 224), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), interpolation="bilinear")
 SPEC = ModelSpec("net", "classify", TensorSpec("image", (1, 3, 224, 224)), RECIPE)

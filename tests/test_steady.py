@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from edge_lab import zoo
-from edge_lab.errors import InputError
+from edge_lab.core.errors import InputError
 from edge_lab.export import to
 from edge_lab.zoo.steady import same, settle
 

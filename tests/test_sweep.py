@@ -11,9 +11,10 @@ from pathlib import Path
 import nets
 import pytest
 
-from edge_lab import cli, data
-from edge_lab.errors import EdgeLabError, InputError
-from edge_lab.measure.budget import Budget
+from edge_lab import data
+from edge_lab.cli import main as cli
+from edge_lab.core.errors import EdgeLabError, InputError
+from edge_lab.results.budget import Budget
 from edge_lab.sweep import Evaluator, Scores, Settings, SweepConfig, SweepResult, read, sweep
 from edge_lab.sweep.trial import Trial
 

@@ -21,12 +21,12 @@ import torch
 from torch import nn
 
 import edge_lab
-from edge_lab.bundle import Bundle
-from edge_lab.errors import BundleError, ExportError, InputError
-from edge_lab.export import lite
-from edge_lab.export.archive import read_lite, refuse_unsafe_script
-from edge_lab.export.target import Lite, target
-from edge_lab.export.torchscript import record
+from edge_lab.bundle.folder import Bundle
+from edge_lab.capture.target import Lite, target
+from edge_lab.core.errors import BundleError, ExportError, InputError
+from edge_lab.formats.torchscript import lite
+from edge_lab.formats.torchscript.archive import read_lite, refuse_unsafe_script
+from edge_lab.formats.torchscript.torchscript import record
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning", "ignore:Converting a tensor"
@@ -341,8 +341,8 @@ def test_damaged_copies_never_end_the_process(good: Bundle, tmp_path: Path) -> N
 
 LOAD_ALL = """
 import sys, pathlib, torch, torch.jit.mobile
-from edge_lab.errors import BundleError
-from edge_lab.export.archive import read_lite
+from edge_lab.core.errors import BundleError
+from edge_lab.formats.torchscript.archive import read_lite
 refused = 0
 for path in sorted(pathlib.Path(sys.argv[1]).glob("*.ptl")):
     print(path.name, flush=True)

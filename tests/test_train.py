@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from edge_lab import train, zoo
+from edge_lab.bundle.spec import Preprocess
+from edge_lab.core.errors import DataError, EdgeLabError, InputError
 from edge_lab.data.images import ArrayReader, ImageSet
-from edge_lab.errors import DataError, EdgeLabError, InputError
-from edge_lab.spec import Preprocess
 from edge_lab.train.pixels import batches, load_pixels
 
 FAST = train.FitConfig(epochs=3, batch_size=16, lr=0.1, shift=1)
@@ -180,7 +180,7 @@ def test_wrong_models_and_sets_are_refused() -> None:
 
 def test_training_sees_what_preprocess_gives() -> None:
     """Whatever the resize, crop and scale: a batch equals edge_lab.preprocess on each image."""
-    from edge_lab.spec import preprocess
+    from edge_lab.bundle.spec import preprocess
 
     images = stripes(4, 3, size=20)
     model = net()

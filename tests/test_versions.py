@@ -15,7 +15,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-import edge_lab.bundle
+import edge_lab.bundle.folder
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
@@ -96,7 +96,7 @@ def test_published_schema_is_the_one_in_the_package(name: str) -> None:
 def test_schema_version_is_that_of_versions_toml() -> None:
     from edge_lab.measure import record
 
-    assert VERSIONS["bundle"]["schema"] == edge_lab.bundle.SCHEMA_VERSION
+    assert VERSIONS["bundle"]["schema"] == edge_lab.bundle.folder.SCHEMA_VERSION
     assert VERSIONS["measurement"]["schema"] == record.SCHEMA_VERSION
 
 

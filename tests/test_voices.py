@@ -9,9 +9,9 @@ import pytest
 from machine_tools import tool
 
 from edge_lab import data
+from edge_lab.core.errors import DataError, MissingTool
 from edge_lab.data import accents, talkers, voices
 from edge_lab.data.sounds import SoundSet
-from edge_lab.errors import DataError, MissingTool
 
 FEW = talkers.TalkerConfig(digits=1, others=1, accented=1)
 

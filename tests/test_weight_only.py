@@ -11,7 +11,7 @@ from nets import SHAPE, Good
 from torch import nn
 
 import edge_lab
-from edge_lab.bundle import Quantization
+from edge_lab.bundle.folder import Quantization
 from edge_lab.compress import (
     DynamicInt8,
     Half,
@@ -24,7 +24,7 @@ from edge_lab.compress import (
     save_weights,
     to_half,
 )
-from edge_lab.errors import BundleError, ExportError, InputError
+from edge_lab.core.errors import BundleError, ExportError, InputError
 from edge_lab.zoo import Model, from_module
 
 
@@ -265,7 +265,7 @@ def _lowered(module: nn.Module, x: np.ndarray) -> tuple[bytes, list[str]]:
 @pytest.mark.parametrize(("bits", "smaller"), [(8, 3.3), (4, 5)])
 def test_dynamic_linear_layers_reach_xnnpack(bits: int, smaller: float) -> None:
     """All of them are delegated, the program is smaller, and it computes what the quantized model computes."""
-    from edge_lab.runtime import executorch_bindings
+    from edge_lab.formats.runtime import executorch_bindings
 
     model = _wrap(nn.Sequential(nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 64)), (1, 256))
     quantized = quantize_dynamic(model, DynamicInt8("executorch", weight_bits=bits))  # type: ignore[arg-type]

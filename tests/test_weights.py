@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from edge_lab.errors import DataError
+from edge_lab.core.errors import DataError
 from edge_lab.zoo.weights import load_into, read_checkpoint
 
 Tensors = dict[str, Any]

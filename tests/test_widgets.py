@@ -11,8 +11,8 @@ import pytest
 
 import edge_lab
 from edge_lab import data, zoo
-from edge_lab.bundle import Bundle
-from edge_lab.errors import DataError, InputError, MissingTool
+from edge_lab.bundle.folder import Bundle
+from edge_lab.core.errors import DataError, InputError, MissingTool
 from edge_lab.measure import Measurements
 from edge_lab.widgets import Choice, Dashboard, catalog, compare, dashboard, page
 

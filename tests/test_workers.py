@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from edge_lab.errors import InputError
+from edge_lab.core.errors import InputError
 from edge_lab.flow import workers
 from edge_lab.flow.workers import run_isolated
 

@@ -12,9 +12,9 @@ from torch import nn
 from torch.nn.utils import prune
 
 from edge_lab import zoo
-from edge_lab.errors import ExportError, InputError
+from edge_lab.capture.wrap import flatten
+from edge_lab.core.errors import ExportError, InputError
 from edge_lab.export import to
-from edge_lab.export.wrap import flatten
 from edge_lab.zoo.steady import calling
 
 SHAPE = (1, 3, 16, 16)

@@ -14,8 +14,8 @@ import torch
 
 import edge_lab
 from edge_lab import zoo
-from edge_lab.errors import DataError, InputError
-from edge_lab.spec import Preprocess
+from edge_lab.bundle.spec import Preprocess
+from edge_lab.core.errors import DataError, InputError
 
 NET = """
 import torch
@@ -165,7 +165,7 @@ def test_offline_imagenet_weights_are_an_error(offline: None, name: str, monkeyp
 def test_cached_torchvision_weights_are_verified_and_used(offline: None, monkeypatch: pytest.MonkeyPatch) -> None:
     from torchvision import models
 
-    from edge_lab.files import sha256
+    from edge_lab.core.files import sha256
 
     network = models.squeezenet1_1(weights=None)
     folder = Path(torch.hub.get_dir()) / "checkpoints"
@@ -187,7 +187,7 @@ def test_cached_torchvision_weights_are_verified_and_used(offline: None, monkeyp
 def test_a_recipe_belongs_to_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from torchvision import models
 
-    from edge_lab.files import sha256
+    from edge_lab.core.files import sha256
 
     torch.save(models.mobilenet_v2(weights=None).state_dict(), tmp_path / "mine.pth")
     unknown = zoo.create("torchvision:mobilenet_v2", weights=str(tmp_path / "mine.pth"))

@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 import edge_lab
-from edge_lab.export.delegates import ACCELERATORS, Lowered, delegates, small_net
+from edge_lab.formats.pte.delegates import ACCELERATORS, Lowered, delegates, small_net
 from edge_lab.zoo import Model
 
 ROOT = Path(__file__).resolve().parent.parent

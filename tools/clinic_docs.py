@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from edge_lab.export import clinic
-from edge_lab.files import writing_file
+from edge_lab.clinic import clinic
+from edge_lab.core.files import writing_file
 
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "clinic.md"
 _LINE = 110
@@ -27,7 +27,7 @@ Your own module, all four converters at once. Answers are compared on several in
 silently wrong shows up, too:
 
 ```python
-from edge_lab.export import clinic
+from edge_lab.clinic import clinic
 
 for finding in clinic.checkup(my_module, x, another_x):
     print(finding)

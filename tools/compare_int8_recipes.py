@@ -14,10 +14,10 @@ from functools import partial
 import edge_lab
 from edge_lab import data
 from edge_lab.compress import StaticInt8
-from edge_lab.compress.rounding import Nearest
+from edge_lab.compress.static.rounding import Nearest
 from edge_lab.export import target, to
 from edge_lab.measure import interleaved, parity, prepare, ratio, score
-from edge_lab.measure.agreement import outputs_of
+from edge_lab.quality.agreement import outputs_of
 
 FUSED = StaticInt8(fuse_pad=False, correct_bias=False, float_scores=False, rounding=Nearest())
 RECIPES = {

@@ -30,10 +30,10 @@ from torch import nn
 
 import edge_lab
 from edge_lab import data
-from edge_lab.compress.norm import refresh_norm
+from edge_lab.compress.graphs.norm import refresh_norm
 from edge_lab.export.gate import own_precision
 from edge_lab.flow.coverage import COVERAGE_TARGETS, Cell, coverage
-from edge_lab.measure.agreement import every_output
+from edge_lab.quality.agreement import every_output
 from edge_lab.zoo import Model
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -169,7 +169,7 @@ def half_db(model: Model, inputs: np.ndarray) -> float:
 
 def one(net: Architecture, targets: list[str], out: Path) -> None:
     """What the process of one network does: print a JSON line for each target."""
-    from edge_lab.measure.accuracy import prepare
+    from edge_lab.quality.accuracy import prepare
 
     torch.set_num_threads(1)
     model = build(net)

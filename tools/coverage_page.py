@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from edge_lab.numbers import EQUAL_DB
+from edge_lab.core.numbers import EQUAL_DB
 
 Row = dict[str, Any]
 COLUMNS = ("linux-onnx-fp32", "linux-xnnpack-fp32", "linux-pt2-fp32", "ios-coreml-fp16")

@@ -35,8 +35,8 @@ from pathlib import Path
 import numpy as np
 
 from edge_lab import data, train, zoo
-from edge_lab.compress.distill import Distill, distill, keep_labels
-from edge_lab.compress.teacher import TeacherCache, teacher_cache
+from edge_lab.compress.distillation.distill import Distill, distill, keep_labels
+from edge_lab.compress.distillation.teacher import TeacherCache, teacher_cache
 from edge_lab.data import ImageSet
 from edge_lab.train import FitConfig
 from edge_lab.zoo import Model

@@ -69,7 +69,7 @@ def convolutions(model: Model, out: Path) -> str:
     full = edge_lab.to(model, "linux-onnx-fp32", out=out)
     path = out / "all.onnx"
     graph = onnx.load(full.program_path)
-    del graph.graph.value_info[:]  # see edge_lab/export/onnx.py
+    del graph.graph.value_info[:]  # see edge_lab/formats/onnx/onnx.py
     quantize_dynamic(graph, path)
     x = np.random.default_rng(0).standard_normal(model.spec.input.shape).astype(np.float32)
     options = onnxruntime.SessionOptions()

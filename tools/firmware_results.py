@@ -10,8 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import edge_lab
-from edge_lab import data, firmware, measure, zoo
-from edge_lab.firmware.command import describe, measurements
+from edge_lab import data, measure, zoo
+from edge_lab.devices import firmware
+from edge_lab.devices.firmware.command import describe, measurements
 from edge_lab.measure.record import now
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -20,8 +20,8 @@ import make_mobilenet_digits as mobilenet
 from edge_lab import data, measure, zoo
 from edge_lab.data import ImageSet
 from edge_lab.export import to
-from edge_lab.measure.agreement import outputs_of
-from edge_lab.runtime import load
+from edge_lab.formats.runtime import load
+from edge_lab.quality.agreement import outputs_of
 from edge_lab.zoo import Model
 
 TARGETS = ("linux-xnnpack-fp32", "linux-xnnpack-int8", "linux-torchscript-fp32")

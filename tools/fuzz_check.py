@@ -117,8 +117,8 @@ def _double(net: nn.Module) -> nn.Module:
 def check(net: nn.Module, inputs: Sequence[np.ndarray], shape: tuple[int, ...], target: str) -> Cell:
     """Export, and compare the program with PyTorch on the last eight inputs, which `to` did not get."""
     import edge_lab
-    from edge_lab.errors import DivergenceError
-    from edge_lab.measure.mil import run_or_interpret
+    from edge_lab.core.errors import DivergenceError
+    from edge_lab.formats.coreml.mil.run import run_or_interpret
 
     start = time.perf_counter()
 
@@ -170,8 +170,8 @@ def badly_said(error: Any) -> bool:
 
 
 def _unknown(bundle: Any) -> str:
-    from edge_lab.errors import EdgeLabError
-    from edge_lab.measure.mil import run_or_interpret
+    from edge_lab.core.errors import EdgeLabError
+    from edge_lab.formats.coreml.mil.run import run_or_interpret
 
     try:
         run_or_interpret(bundle)

@@ -95,7 +95,7 @@ def script(net: Net, target: str) -> str:
     load = "edge_lab.load(bundle)"
     extra = ""
     if target.startswith("ios"):
-        extra, load = "from edge_lab.measure.mil import run_or_interpret\n", "run_or_interpret(bundle)"
+        extra, load = "from edge_lab.formats.coreml.mil.run import run_or_interpret\n", "run_or_interpret(bundle)"
     return f'''import numpy as np
 import torch
 from torch import nn

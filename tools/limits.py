@@ -25,11 +25,11 @@ from coverage import ARCHITECTURES, ROOT, Architecture, build
 
 import edge_lab
 from edge_lab import data
-from edge_lab.bundle import Scheme
-from edge_lab.errors import EdgeLabError
+from edge_lab.bundle.folder import Scheme
+from edge_lab.core.errors import EdgeLabError
 from edge_lab.export import target as target_of
 from edge_lab.export.gate import LIMITS, own_precision
-from edge_lab.measure.accuracy import prepare
+from edge_lab.quality.accuracy import prepare
 from edge_lab.zoo import Model
 
 OUT = Path("artifacts/limits")

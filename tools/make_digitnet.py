@@ -11,8 +11,8 @@ import tempfile
 
 import edge_lab
 from edge_lab import data, train, zoo
-from edge_lab.files import writing_file
-from edge_lab.measure.accuracy import evaluate, prepare
+from edge_lab.core.files import writing_file
+from edge_lab.quality.accuracy import evaluate, prepare
 from edge_lab.zoo.digitnet import ASSETS
 
 NAMES = ("digitnet", "digitnet_tiny")

@@ -15,10 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from edge_lab import data, train, zoo
+from edge_lab.bundle.spec import Preprocess
 from edge_lab.compress import Structured, finetune, prune
+from edge_lab.core.files import sha256, size_of, writing_file
 from edge_lab.data import ImageSet
-from edge_lab.files import sha256, size_of, writing_file
-from edge_lab.spec import Preprocess
 from edge_lab.train import FitConfig, FitResult
 from edge_lab.zoo import Model
 

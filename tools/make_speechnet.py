@@ -25,9 +25,9 @@ import numpy as np
 from speech_ears import speech_embedding
 
 from edge_lab import data, zoo
-from edge_lab.audio import fit
+from edge_lab.core.files import locked, writing_file
 from edge_lab.data.download import cache_folder
-from edge_lab.files import locked, writing_file
+from edge_lab.signals.audio import fit
 from edge_lab.train.sound_bank import make_bank
 from edge_lab.train.sound_fit import SoundFitConfig, fit_sounds, score_sounds, teacher_of
 from edge_lab.zoo.speechnet import ASSET, RECIPE

@@ -14,8 +14,8 @@ import sys
 from pathlib import Path
 
 from edge_lab import data, train, zoo
+from edge_lab.core.files import sha256, writing_file
 from edge_lab.data import ImageSet
-from edge_lab.files import sha256, writing_file
 from edge_lab.zoo import Model
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from edge_lab import data, train, zoo
-from edge_lab.files import writing_file
+from edge_lab.core.files import writing_file
 
 OUT = Path(__file__).resolve().parent.parent / "labs" / "checkpoints" / "tinynet-digits.safetensors"
 CONFIG = train.FitConfig(epochs=3, batch_size=64, lr=0.15)

@@ -143,7 +143,7 @@ def child(name: str, python: Path) -> dict[str, Any]:
 def table() -> None:
     """Rows of everything whose environment is there."""
     from edge_lab import zoo
-    from edge_lab.export.delegates import delegates
+    from edge_lab.formats.pte.delegates import delegates
 
     print(f"| way | what it is | file | right of {IMAGES} digits | as float32 | more |")
     print("| --- | --- | ---: | ---: | ---: | --- |")

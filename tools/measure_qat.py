@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from edge_lab import data, train, zoo
-from edge_lab.compress.qat_training import QAT, post_training, qat
+from edge_lab.compress.qat.training import QAT, post_training, qat
 from edge_lab.data import ImageSet
 from edge_lab.train import FitConfig
 

@@ -14,8 +14,8 @@ import numpy as np
 import edge_lab
 from edge_lab import measure
 from edge_lab.compress import Half, to_half
-from edge_lab.export import onnx_levels
-from edge_lab.ort import LEVELS
+from edge_lab.formats.onnx import levels as onnx_levels
+from edge_lab.formats.onnx.ort import LEVELS
 
 TARGETS = ("linux-onnx-fp32", "android-ort-fp32", "linux-onnx-fp16", "linux-onnx-int8", "android-ort-int8")
 

@@ -15,11 +15,11 @@ from pathlib import Path
 import make_mobilenet_digits as mobilenet
 
 from edge_lab import data, measure, zoo
+from edge_lab.core.errors import EdgeLabError
 from edge_lab.data import ImageSet
-from edge_lab.errors import EdgeLabError
 from edge_lab.export import to
-from edge_lab.measure.mil import ENGINE
-from edge_lab.runtime import Session, eager
+from edge_lab.formats.coreml.mil.run import ENGINE
+from edge_lab.formats.runtime import Session, eager
 from edge_lab.zoo import Model
 
 IMAGES = 100

@@ -27,7 +27,7 @@ from edge_lab import measure, train, zoo
 from edge_lab.compress import Structured, finetune, prune, prune_report
 from edge_lab.data import ImageSet
 from edge_lab.export import to
-from edge_lab.runtime import load
+from edge_lab.formats.runtime import load
 from edge_lab.zoo import Model
 
 

@@ -24,13 +24,13 @@ from edge_lab.compress import (
     quantize,
     sensitivity,
 )
-from edge_lab.compress.auto import STOCK
-from edge_lab.compress.auto_score import Judge
-from edge_lab.compress.inputs import arrays
-from edge_lab.compress.rounding import Nearest
+from edge_lab.compress.search.auto import STOCK
+from edge_lab.compress.search.score import Judge
+from edge_lab.compress.static.inputs import arrays
+from edge_lab.compress.static.rounding import Nearest
 from edge_lab.export import target, to
 from edge_lab.measure import parity, prepare, score
-from edge_lab.measure.agreement import outputs_of
+from edge_lab.quality.agreement import outputs_of
 
 CHECKPOINTS = Path(__file__).parents[1] / "labs/checkpoints"
 OURS = StaticInt8()

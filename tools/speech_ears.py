@@ -19,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
+from edge_lab.core.errors import DataError
+from edge_lab.core.files import sha256, writing_file
 from edge_lab.data.download import cache_folder
-from edge_lab.errors import DataError
-from edge_lab.files import sha256, writing_file
 from edge_lab.train.sound_bank import Ears
 
 PACKAGE = "openwakeword==0.4.0"

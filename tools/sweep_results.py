@@ -20,8 +20,8 @@ from typing import Literal
 import numpy as np
 
 from edge_lab import data, zoo
+from edge_lab.core.files import writing_file
 from edge_lab.decide import pareto
-from edge_lab.files import writing_file
 from edge_lab.sweep import Evaluator, Scores, Settings, SweepConfig, SweepResult, sweep
 from edge_lab.sweep.trial import Trial, Value
 from edge_lab.train import FitConfig

@@ -25,7 +25,7 @@ from edge_lab import measure, train, zoo
 from edge_lab.data import ImageSet
 from edge_lab.data.images import ArrayReader
 from edge_lab.export import to
-from edge_lab.runtime import load
+from edge_lab.formats.runtime import load
 from edge_lab.train import FitConfig
 from edge_lab.train.pixels import batches, load_pixels
 from edge_lab.zoo import Model

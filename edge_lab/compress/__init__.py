@@ -1,23 +1,23 @@
 """Make a model smaller: config objects in, a new model out."""
 
-from edge_lab.compress.auto import AutoResult, Step, auto
-from edge_lab.compress.auto_score import CompressionBudget, Quality
-from edge_lab.compress.backends import quantize_inductor
-from edge_lab.compress.distill import Distill, distill, keep_labels
-from edge_lab.compress.dynamic import DynamicInt8, Half, quantize_dynamic, to_half
-from edge_lab.compress.equalize import Equalizable, equalizable, equalize
-from edge_lab.compress.layers import Layer, LayerReport, quantized_layers
-from edge_lab.compress.norm import refresh_norm
-from edge_lab.compress.prune import Structured, Unstructured, finetune, prune, sparsity
-from edge_lab.compress.prune_report import LayerChange, PruneReport, prune_report
-from edge_lab.compress.qat_training import QAT, QATResult, post_training, qat
-from edge_lab.compress.quantize import StaticInt8, quantize, quantize_onnx
-from edge_lab.compress.quantized import scheme_of
-from edge_lab.compress.ranges import Histogram, MinMax, MovingAverage, Percentile
-from edge_lab.compress.rounding import Nearest, SecondOrder
-from edge_lab.compress.sensitivity import LayerSensitivity, Sensitivity, sensitivity
-from edge_lab.compress.teacher import TeacherCache, teacher_cache
-from edge_lab.compress.weight_only import (
+from edge_lab.compress.distillation.distill import Distill, distill, keep_labels
+from edge_lab.compress.distillation.teacher import TeacherCache, teacher_cache
+from edge_lab.compress.graphs.layers import Layer, LayerReport, quantized_layers
+from edge_lab.compress.graphs.norm import refresh_norm
+from edge_lab.compress.graphs.quantized import scheme_of
+from edge_lab.compress.pruning.prune import Structured, Unstructured, finetune, prune, sparsity
+from edge_lab.compress.pruning.report import LayerChange, PruneReport, prune_report
+from edge_lab.compress.qat.training import QAT, QATResult, post_training, qat
+from edge_lab.compress.search.auto import AutoResult, Step, auto
+from edge_lab.compress.search.score import CompressionBudget, Quality
+from edge_lab.compress.sensitive.sensitivity import LayerSensitivity, Sensitivity, sensitivity
+from edge_lab.compress.static.backends import quantize_inductor
+from edge_lab.compress.static.equalize import Equalizable, equalizable, equalize
+from edge_lab.compress.static.quantize import StaticInt8, quantize, quantize_onnx
+from edge_lab.compress.static.ranges import Histogram, MinMax, MovingAverage, Percentile
+from edge_lab.compress.static.rounding import Nearest, SecondOrder
+from edge_lab.compress.weights.dynamic import DynamicInt8, Half, quantize_dynamic, to_half
+from edge_lab.compress.weights.weight_only import (
     WeightOnly,
     expand_weights,
     load_weights,

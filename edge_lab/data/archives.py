@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge_lab.errors import DataError
-from edge_lab.files import writing_file
-from edge_lab.image import decode_picture
+from edge_lab.core.errors import DataError
+from edge_lab.core.files import writing_file
+from edge_lab.signals.image import decode_picture
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from edge_lab.core.errors import InputError
 from edge_lab.data import digits, handwriting, photos, real
 from edge_lab.data.images import ImageSet
-from edge_lab.errors import InputError
 
 
 @dataclass(frozen=True)

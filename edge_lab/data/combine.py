@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from edge_lab.core.errors import InputError
 from edge_lab.data.images import ImageSet, Reader, hash_of
-from edge_lab.errors import InputError
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from edge_lab.errors import DataError, InputError
-from edge_lab.files import locked
+from edge_lab.core.errors import DataError, InputError
+from edge_lab.core.files import locked
 
 Check = Callable[[Path], str]
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge_lab.damage import damage, opened
+from edge_lab.core.errors import DataError
 from edge_lab.data.images import ImageSet, hash_of
-from edge_lab.errors import DataError
-from edge_lab.image import decode_picture, read_image
+from edge_lab.signals.damage import damage, opened
+from edge_lab.signals.image import decode_picture, read_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edge_lab.errors import DataError, InputError
+from edge_lab.core.errors import DataError, InputError
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -8,10 +8,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edge_lab.core.files import sha256
 from edge_lab.data.images import ImageSet, hash_of
 from edge_lab.data.splitmix import Stream
-from edge_lab.files import sha256
-from edge_lab.image import read_image
+from edge_lab.signals.image import read_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image

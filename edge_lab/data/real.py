@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
+from edge_lab.core.errors import DataError
+from edge_lab.core.files import locked
 from edge_lab.data.archives import ZipReader, list_members, read_member, tar_to_zip
 from edge_lab.data.download import cache_folder, fetch
 from edge_lab.data.images import ArrayReader, ImageSet, hash_of
 from edge_lab.data.photos import imagenet_classes
-from edge_lab.errors import DataError
-from edge_lab.files import locked
 
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 CIFAR10_SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"

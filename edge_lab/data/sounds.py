@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from edge_lab.audio import Sound, read_wav, resample
+from edge_lab.core.errors import InputError
 from edge_lab.data.archives import read_member
 from edge_lab.data.images import hash_of
-from edge_lab.errors import InputError
-from edge_lab.wav import decode
+from edge_lab.signals.audio import Sound, read_wav, resample
+from edge_lab.signals.wav import decode
 
 
 @dataclass(frozen=True, eq=False)

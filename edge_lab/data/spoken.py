@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from edge_lab.core.errors import DataError, InputError
+from edge_lab.core.files import sha256
 from edge_lab.data.archives import list_members
 from edge_lab.data.download import cache_folder, fetch
 from edge_lab.data.images import hash_of
@@ -14,8 +16,6 @@ from edge_lab.data.real import given
 from edge_lab.data.sounds import SoundSet, WavFiles, ZippedWavs
 from edge_lab.data.talkers import talkers
 from edge_lab.data.voices import DIGITS, voices
-from edge_lab.errors import DataError, InputError
-from edge_lab.files import sha256
 
 WORDS = DIGITS
 FSDD_TAG = "v1.0.10"

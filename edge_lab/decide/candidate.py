@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from edge_lab.measure.record import Measurement, Measurements
-from edge_lab.measure.result import RunResult, TargetResult
 from edge_lab.measure.timing import Latency
+from edge_lab.results.result import RunResult, TargetResult
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from edge_lab.core.errors import InputError
 from edge_lab.decide.candidate import Candidate
-from edge_lab.errors import InputError
-from edge_lab.measure.budget import Budget, Budgets, check
-from edge_lab.measure.result import TargetResult, Verdict
 from edge_lab.measure.timing import ratio
+from edge_lab.results.budget import Budget, Budgets, check
+from edge_lab.results.result import TargetResult, Verdict
 
 Objective = Literal["latency", "size"]
 Accuracy = Callable[[Candidate], "float | None"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from edge_lab.core.errors import InputError
 from edge_lab.decide.candidate import Candidate, from_measurements, from_run
-from edge_lab.errors import InputError
 from edge_lab.measure.record import Measurements, from_json, is_measurements
-from edge_lab.measure.result import RunResult
+from edge_lab.results.result import RunResult
 
 
 def from_file(path: Path | str, *, threads: int = 1) -> tuple[str, tuple[Candidate, ...]]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from edge_lab.core.errors import InputError
 from edge_lab.decide.candidate import Candidate
-from edge_lab.errors import InputError
 
 # name: whether more is better
 OBJECTIVES = {

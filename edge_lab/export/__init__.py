@@ -8,32 +8,34 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edge_lab.bundle import Bundle, ProgramParity
-from edge_lab.compress.quantized import Form, form_of, has_quantized_graph, scheme_of
-from edge_lab.errors import BundleError, EdgeLabError, ExportError, InputError
-
-# Importing an exporter registers its targets; none of them imports its converter before it is used.
-from edge_lab.export import (  # noqa: F401
-    coreml,
-    coreml_delegate,
-    executorch,
-    exported,
-    inductor,
-    lite,
-    mcu,
-    onnx,
-    onnx_mobile,
-    torchscript,
-    vulkan,
-)
-from edge_lab.export.coreml_app import AppInterface, app_package
-from edge_lab.export.diagnose import diagnose
+from edge_lab.bundle.folder import Bundle, ProgramParity
+from edge_lab.capture import exported  # noqa: F401
+from edge_lab.capture.diagnose import diagnose
+from edge_lab.capture.inputs import Calibration, GoldenInputs, Inputs, inputs_of
+from edge_lab.capture.target import Job, Target, exporter_of, takers, target, targets
+from edge_lab.compress.graphs.quantized import Form, form_of, has_quantized_graph, scheme_of
+from edge_lab.core.errors import BundleError, EdgeLabError, ExportError, InputError
+from edge_lab.core.files import locked, writing_folder
 from edge_lab.export.fingerprint import fingerprint, made_by
 from edge_lab.export.gate import judge
-from edge_lab.export.inputs import Calibration, GoldenInputs, Inputs, inputs_of
-from edge_lab.export.native import refuse_foreign
-from edge_lab.export.target import Job, Target, exporter_of, takers, target, targets
-from edge_lab.files import locked, writing_folder
+from edge_lab.formats.c import mcu  # noqa: F401
+
+# Importing an exporter registers its targets; none of them imports its converter before it is used.
+from edge_lab.formats.coreml import coreml  # noqa: F401
+from edge_lab.formats.coreml.app import AppInterface, app_package
+from edge_lab.formats.onnx import mobile as onnx_mobile  # noqa: F401
+from edge_lab.formats.onnx import onnx  # noqa: F401
+from edge_lab.formats.pt2 import inductor  # noqa: F401
+from edge_lab.formats.pt2.native import refuse_foreign
+from edge_lab.formats.pte import (
+    coreml_delegate,  # noqa: F401
+    executorch,  # noqa: F401
+    vulkan,  # noqa: F401
+)
+from edge_lab.formats.torchscript import (
+    lite,  # noqa: F401
+    torchscript,  # noqa: F401
+)
 
 if TYPE_CHECKING:
     from edge_lab.zoo import Model
@@ -175,9 +177,9 @@ def _reusable(folder: Path, key: str, allow_divergence: bool = False) -> Bundle 
 def _write(model: Model, goal: Target, inputs: Inputs, key: str, folder: Path, allow_divergence: bool) -> None:
     import torch
 
+    from edge_lab.capture.wrap import flatten
     from edge_lab.export.golden import answers, write_expected, write_inputs
-    from edge_lab.export.wrap import flatten
-    from edge_lab.runtime import eager
+    from edge_lab.formats.runtime import eager
     from edge_lab.zoo.steady import explained, settle
 
     cases = write_inputs(inputs.golden, model.spec, folder)

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from edge_lab.bundle import Scheme
+from edge_lab.bundle.folder import Scheme
 
 Outputs = tuple[np.ndarray, ...]
 _FLOATS: dict[Scheme, torch.dtype] = {"fp32": torch.float64, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -57,7 +57,7 @@ def in_precision(module: nn.Module, scheme: Scheme, inputs: Sequence[np.ndarray]
 def _run(
     module: nn.Module, inputs: Sequence[np.ndarray], cast: Callable[[torch.Tensor], torch.Tensor] = torch.Tensor.clone
 ) -> list[Outputs]:
-    from edge_lab.runtime import flat_arrays
+    from edge_lab.formats.runtime import flat_arrays
 
     found = []
     for x in inputs:

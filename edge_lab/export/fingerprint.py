@@ -12,11 +12,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_lab.compress.quantized import method_of
+from edge_lab.bundle.spec import ModelSpec
+from edge_lab.capture.target import Target
+from edge_lab.compress.graphs.quantized import method_of
 from edge_lab.export.contents import Contents
 from edge_lab.export.sources import files_digest, own_source, versions
-from edge_lab.export.target import Target
-from edge_lab.spec import ModelSpec
 
 if TYPE_CHECKING:
     import numpy as np

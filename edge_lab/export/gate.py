@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edge_lab.bundle import Bundle, OutputParity, ProgramParity, Scheme
-from edge_lab.errors import DivergenceError, EdgeLabError
-from edge_lab.numbers import EQUAL_DB, sqnr_db
+from edge_lab.bundle.folder import Bundle, OutputParity, ProgramParity, Scheme
+from edge_lab.core.errors import DivergenceError, EdgeLabError
+from edge_lab.core.numbers import EQUAL_DB, sqnr_db
 
 if TYPE_CHECKING:
     from edge_lab.zoo import Model
@@ -224,14 +224,14 @@ def where_it_starts(model: Model, bundle: Bundle, graph: Any, x: np.ndarray, lim
         x: an input.
         limit_db: what counts as equal.
     """
-    from edge_lab.measure.divergence import first_divergence
-    from edge_lab.measure.divergence_match import compare as by_layer
+    from edge_lab.quality.divergence import first_divergence
+    from edge_lab.quality.divergence_match import compare as by_layer
 
     def first() -> str:
         if graph is None:
             layers = first_divergence(model, bundle, x, threshold_db=limit_db).layers
         else:
-            from edge_lab.measure.divergence_pt2 import graph_values
+            from edge_lab.quality.divergence_pt2 import graph_values
 
             layers, _ = by_layer(model.module, x, list(graph_values(graph.module(check_guards=False), x)))
         low = next((layer for layer in layers if layer.sqnr_db < limit_db), None)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from edge_lab.audio import Sound, write_wav
-from edge_lab.bundle import Bundle, Golden, Reference, Scheme
-from edge_lab.errors import BundleError, EdgeLabError, ExportError, MissingTool
-from edge_lab.export.diagnose import diagnose
-from edge_lab.spec import ModelSpec, preprocess
+from edge_lab.bundle.folder import Bundle, Golden, Reference, Scheme
+from edge_lab.bundle.spec import ModelSpec, preprocess
+from edge_lab.capture.diagnose import diagnose
+from edge_lab.core.errors import BundleError, EdgeLabError, ExportError, MissingTool
+from edge_lab.signals.audio import Sound, write_wav
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -85,8 +85,8 @@ def answers(bundle: Bundle, inputs: Sequence[np.ndarray]) -> tuple[How, list[Out
     Raises:
         ExportError: the program was written, but its engine refuses it; or it returns more than the model.
     """
-    from edge_lab.measure.mil import BACKENDS, interpret
-    from edge_lab.runtime import load
+    from edge_lab.formats.coreml.mil.run import BACKENDS, interpret
+    from edge_lab.formats.runtime import load
 
     how: How = "run"
     try:

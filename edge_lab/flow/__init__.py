@@ -15,20 +15,20 @@ from typing import Any
 
 import numpy as np
 
+from edge_lab.bundle.spec import ModelSpec
+from edge_lab.capture.inputs import Calibration, halves, noise
+from edge_lab.core.errors import EdgeLabError, ExportError, InputError
 from edge_lab.data import ImageSet, SoundSet
 from edge_lab.data.folders import left_out
-from edge_lab.errors import EdgeLabError, ExportError, InputError
-from edge_lab.export.inputs import Calibration, halves, noise
 from edge_lab.flow.coverage import COVERAGE_TARGETS, Cell, Coverage, coverage
 from edge_lab.flow.jobs import EAGER, Answer, Request, read_outputs, work
 from edge_lab.flow.kept import NAME, kept
 from edge_lab.flow.progress import Progress
 from edge_lab.flow.rows import Measured, examples, rows
 from edge_lab.flow.workers import Done, run_isolated
-from edge_lab.measure.budget import Budgets, load_budget
-from edge_lab.measure.readiness import gate
-from edge_lab.measure.result import RunResult
-from edge_lab.spec import ModelSpec
+from edge_lab.results.budget import Budgets, load_budget
+from edge_lab.results.readiness import gate
+from edge_lab.results.result import RunResult
 from edge_lab.zoo import Model
 
 __all__ = ["COVERAGE_TARGETS", "DEFAULT_TARGETS", "Cell", "Coverage", "coverage", "run"]
@@ -189,7 +189,7 @@ def _pictures(
     model: Model, images: str | ImageSet | None, limit: int | None, calibration: Calibration | str | None = None
 ) -> Pictures:
     from edge_lab import data
-    from edge_lab.measure.accuracy import prepare, refuse_pictures
+    from edge_lab.quality.accuracy import prepare, refuse_pictures
 
     spec = model.spec
     if spec.preprocess is None:
@@ -218,7 +218,7 @@ def _pictures(
 def _recordings(spec: ModelSpec, limit: int | None) -> Pictures:
     """The shipped recordings, for a model that hears; labelled if the model's first classes are the digits."""
     from edge_lab import data
-    from edge_lab.measure.accuracy import prepare_sounds
+    from edge_lab.quality.accuracy import prepare_sounds
 
     sounds = data.load_sounds("spoken-digits")
     inputs = prepare_sounds(sounds.take(limit) if limit else sounds, spec)
@@ -285,8 +285,8 @@ def _told(step: Done[Answer]) -> str:
 
 
 def _timings(model: Model, pictures: Pictures, answers: dict[str, Answer]) -> dict[str, Any]:
+    from edge_lab.formats.runtime import eager, load
     from edge_lab.measure.timing import interleaved
-    from edge_lab.runtime import eager, load
 
     x = pictures.x[: model.spec.input.shape[0]]
     sessions = {name: load(a.bundle) if a.bundle else eager(model) for name, a in answers.items()}
@@ -295,8 +295,8 @@ def _timings(model: Model, pictures: Pictures, answers: dict[str, Answer]) -> di
 
 def _record(table: Sequence[Any]) -> None:
     """Keep the measured quality in each bundle, for apps and for `edge-lab check`."""
-    from edge_lab.bundle import Bundle
-    from edge_lab.files import locked
+    from edge_lab.bundle.folder import Bundle
+    from edge_lab.core.files import locked
 
     for row in table:
         if row.status == "ok" and row.bundle:

@@ -13,17 +13,17 @@ from typing import Literal
 
 import numpy as np
 
-from edge_lab.bundle import Bundle
+from edge_lab.bundle.folder import Bundle
+from edge_lab.bundle.spec import Task
+from edge_lab.core.errors import DivergenceError, EdgeLabError, InputError
 from edge_lab.data import ImageSet
-from edge_lab.errors import DivergenceError, EdgeLabError, InputError
 from edge_lab.export.gate import caution, compare, limits_of, refusal
 from edge_lab.flow.jobs import batches, read_outputs
 from edge_lab.flow.workers import Done, run_isolated
-from edge_lab.measure.agreement import every_output, parity
-from edge_lab.measure.mil import ENGINE, run_or_interpret
+from edge_lab.formats.coreml.mil.run import ENGINE, run_or_interpret
+from edge_lab.formats.runtime import Session
+from edge_lab.quality.agreement import every_output, parity
 from edge_lab.report.text import aligned
-from edge_lab.runtime import Session
-from edge_lab.spec import Task
 from edge_lab.zoo import Model
 
 COVERAGE_TARGETS = ("linux-onnx-fp32", "linux-xnnpack-fp32", "linux-pt2-fp32", "ios-coreml-fp16")
@@ -228,7 +228,7 @@ def _outputs(session: Session, inputs: Sequence[np.ndarray] | np.ndarray) -> tup
 
 
 def _eager(model: Model) -> Session:
-    from edge_lab.runtime import eager
+    from edge_lab.formats.runtime import eager
 
     return eager(model)
 

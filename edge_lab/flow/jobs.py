@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from edge_lab.core.errors import BundleError, EdgeLabError, InputError, MissingTool
 from edge_lab.data import ImageSet
-from edge_lab.errors import BundleError, EdgeLabError, InputError, MissingTool
-from edge_lab.measure.agreement import every_output
+from edge_lab.formats.runtime import Session
 from edge_lab.measure.cold import Fresh
-from edge_lab.runtime import Session
+from edge_lab.quality.agreement import every_output
 from edge_lab.zoo import Model
 
 EAGER = "eager"
@@ -54,7 +54,7 @@ def work(request: Request) -> Answer:
     torch.set_num_threads(1)  # the other core belongs to the other worker
     model = _model(request.model) if isinstance(request.model, str) else request.model
     if request.target == EAGER:
-        from edge_lab.runtime import eager
+        from edge_lab.formats.runtime import eager
 
         _run(eager(model), request)
         return Answer(0.0, True)
@@ -63,8 +63,8 @@ def work(request: Request) -> Answer:
 
 def _target(model: Model, request: Request) -> Answer:
     from edge_lab.export import build
+    from edge_lab.formats.coreml.mil.run import ENGINE, run_or_interpret
     from edge_lab.measure.cold import fresh
-    from edge_lab.measure.mil import ENGINE, run_or_interpret
 
     clock = time.perf_counter()
     built = build(

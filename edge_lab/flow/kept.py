@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edge_lab.bundle import Bundle
+from edge_lab.bundle.folder import Bundle
 from edge_lab.flow.jobs import EAGER
 from edge_lab.flow.rows import Measured
 from edge_lab.measure.host import machine, versions
-from edge_lab.measure.readiness import Gate
 from edge_lab.measure.record import Engine, Measurement, Measurements, Quality, now
-from edge_lab.measure.result import TargetResult
+from edge_lab.results.readiness import Gate
+from edge_lab.results.result import TargetResult
 
 NAME = "measurements.json"
 

@@ -10,21 +10,21 @@ from typing import Any
 
 import numpy as np
 
-from edge_lab.bundle import Bundle, ProgramParity
+from edge_lab.bundle.folder import Bundle, ProgramParity
+from edge_lab.bundle.spec import ModelSpec, postprocess
+from edge_lab.core.errors import EdgeLabError
+from edge_lab.core.files import locked
+from edge_lab.core.numbers import EQUAL_DB
 from edge_lab.data import ImageSet
-from edge_lab.errors import EdgeLabError
 from edge_lab.export import Target
 from edge_lab.export.gate import caution, compare, limits_of, refusal
-from edge_lab.files import locked
 from edge_lab.flow.jobs import EAGER, Answer
 from edge_lab.flow.workers import Done
-from edge_lab.measure.accuracy import score
-from edge_lab.measure.agreement import parity
-from edge_lab.measure.budget import Budgets, check
-from edge_lab.measure.result import Example, Failure, TargetResult
 from edge_lab.measure.timing import Latency
-from edge_lab.numbers import EQUAL_DB
-from edge_lab.spec import ModelSpec, postprocess
+from edge_lab.quality.accuracy import score
+from edge_lab.quality.agreement import parity
+from edge_lab.results.budget import Budgets, check
+from edge_lab.results.result import Example, Failure, TargetResult
 from edge_lab.zoo import Model
 
 ENOUGH_LABELS = 20  # below that a percentage of right answers says nothing

@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from edge_lab.errors import EdgeLabError
+from edge_lab.core.errors import EdgeLabError
 
 Request = TypeVar("Request")
 Answer = TypeVar("Answer")

@@ -4,26 +4,26 @@ The verbs are functions of this package (`measure.latency(session, x)`); no modu
 imported.
 """
 
-from edge_lab.export.pte_file import PteReport, inspect_pte
-from edge_lab.measure.accuracy import Accuracy, Inputs, evaluate, prepare, score
-from edge_lab.measure.agreement import Parity, outputs_of, parity
-from edge_lab.measure.budget import Budget, Budgets, check, load_budget, passed
+from edge_lab.formats.coreml.mil.run import MilProgram, interpret, load_mil, run_or_interpret
+from edge_lab.formats.coreml.mil.weights import StoredWeight, compare_weights
+from edge_lab.formats.pte.file import PteReport, inspect_pte
 from edge_lab.measure.cold import ColdStart, Fresh, Memory, cold_start, fresh, memory
-from edge_lab.measure.divergence import Divergence, LayerGap, first_divergence
 from edge_lab.measure.host import machine, provenance, versions
 from edge_lab.measure.joules import Energy, batterystats_energy, energy, pmic_watts
-from edge_lab.measure.matrix import ParityMatrix, parity_matrix
-from edge_lab.measure.mil import MilProgram, interpret, load_mil, run_or_interpret
-from edge_lab.measure.mil_weights import StoredWeight, compare_weights
 from edge_lab.measure.operators import OpTime, profile, profile_plot
 from edge_lab.measure.peaks import Roofline, bytes_moved, flops, roofline
 from edge_lab.measure.pin import pinned
 from edge_lab.measure.pte import profile_pte, verify_bundled, write_bundled
 from edge_lab.measure.pte_plot import memory_plot
-from edge_lab.measure.readiness import Gate, fit, gate
 from edge_lab.measure.record import Engine, Measurement, Measurements, Quality, Recorded
-from edge_lab.measure.result import Example, Failure, RunResult, TargetResult, Verdict
 from edge_lab.measure.timing import Latency, Ratio, interleaved, latency, ratio
+from edge_lab.quality.accuracy import Accuracy, Inputs, evaluate, prepare, score
+from edge_lab.quality.agreement import Parity, outputs_of, parity
+from edge_lab.quality.divergence import Divergence, LayerGap, first_divergence
+from edge_lab.quality.matrix import ParityMatrix, parity_matrix
+from edge_lab.results.budget import Budget, Budgets, check, load_budget, passed
+from edge_lab.results.readiness import Gate, fit, gate
+from edge_lab.results.result import Example, Failure, RunResult, TargetResult, Verdict
 
 __all__ = [
     "Accuracy",

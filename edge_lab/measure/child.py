@@ -38,7 +38,7 @@ _ENGINE_MODULES = {
 def main(argv: list[str]) -> int:
     """Measure one bundle; the answer is the last line on standard output."""
     path, runs = Path(argv[0]), int(argv[1]) if len(argv) > 1 else 10
-    from edge_lab.bundle import Bundle
+    from edge_lab.bundle.folder import Bundle
 
     bundle = Bundle.load(path)
     inputs = _inputs(bundle)
@@ -51,7 +51,8 @@ def main(argv: list[str]) -> int:
         return result
 
     timed("import", partial(_import_engine, bundle.runtime.format))
-    from edge_lab import export, runtime  # noqa: F401  # what checks a file first: ours, no part of loading it
+    from edge_lab import export  # noqa: F401  # what checks a file first: ours, no part of loading it
+    from edge_lab.formats import runtime
 
     baseline = resident_mb()
     session = timed("load", partial(runtime.load, bundle, threads=1))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge_lab.errors import EdgeLabError
+from edge_lab.core.errors import EdgeLabError
 from edge_lab.measure.timing import BUSY
 
 

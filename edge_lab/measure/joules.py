@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from edge_lab.errors import InputError
+from edge_lab.core.errors import InputError
 
 POWERCAP = Path("/sys/class/powercap")
 Tier = Literal["measured", "estimated", "not available"]

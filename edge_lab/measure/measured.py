@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from edge_lab.measure.record import Engine, Measurement
 
 if TYPE_CHECKING:
-    from edge_lab.bundle import Bundle
+    from edge_lab.bundle.folder import Bundle
     from edge_lab.measure.timing import Latency
 
 

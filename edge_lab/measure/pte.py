@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from edge_lab.bundle import Bundle
-from edge_lab.errors import BundleError, InputError
-from edge_lab.export.flatbuffer import Table
-from edge_lab.export.pte_file import read_pte, refuse_unrunnable
+from edge_lab.bundle.folder import Bundle
+from edge_lab.core.errors import BundleError, InputError
+from edge_lab.core.quiet import quiet
+from edge_lab.formats.pte.file import read_pte, refuse_unrunnable
+from edge_lab.formats.pte.flatbuffer import Table
+from edge_lab.formats.runtime import executorch_bindings
 from edge_lab.measure.operators import OpTime, with_rest
-from edge_lab.quiet import quiet
-from edge_lab.runtime import executorch_bindings
 
 _WARM_UP = 2
 _BUNDLED = b"BP08"
@@ -90,7 +90,7 @@ def write_bundled(bundle: Bundle | Path | str, path: Path | str) -> Path:
     """
     import torch
 
-    from edge_lab.files import writing_file
+    from edge_lab.core.files import writing_file
 
     bundle = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
     program = _program(bundle)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from edge_lab.errors import InputError
-from edge_lab.export.pte_file import DELEGATE, Planned, PteReport
+from edge_lab.core.errors import InputError
+from edge_lab.formats.pte.file import DELEGATE, Planned, PteReport
 
 _COLORS = {"input": "#7a9e7e", "output": "#d9822b", "inside": "#2f6f9f"}
 _NAMED = 0.055  # of the arena's height: smaller tensors get no name

@@ -16,12 +16,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from edge_lab.errors import InputError
-from edge_lab.files import writing_file
+from edge_lab.core.errors import InputError
+from edge_lab.core.files import writing_file
 from edge_lab.measure.cold import ColdStart, Memory
 from edge_lab.measure.joules import Energy
-from edge_lab.measure.readiness import Gate
 from edge_lab.measure.timing import Latency
+from edge_lab.results.readiness import Gate
 
 SCHEMA_VERSION = 1
 _PERCENTILES = {"p50_ms": 50, "p90_ms": 90, "p99_ms": 99}

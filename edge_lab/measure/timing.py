@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from edge_lab.errors import InputError
+from edge_lab.core.errors import InputError
 
 Clock = Literal["cpu", "wall"]
 Scenario = Literal["single_stream", "offline_batch", "cold_start", "emulated"]

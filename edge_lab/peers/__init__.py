@@ -18,20 +18,20 @@ from typing import Any
 
 import numpy as np
 
+from edge_lab.core.numbers import finite_db
 from edge_lab.data import ImageSet
-from edge_lab.measure.accuracy import score
-from edge_lab.measure.agreement import outputs_of, parity
 from edge_lab.measure.host import machine, versions
 from edge_lab.measure.peaks import bytes_moved, flops
-from edge_lab.measure.readiness import fit
 from edge_lab.measure.record import Engine, Measurement, Measurements, Quality, now
-from edge_lab.numbers import finite_db
 from edge_lab.peers.engines import PEERS, Peer, choose
 from edge_lab.peers.inputs import Tried, calibration, tried
 from edge_lab.peers.peak import Peaks, peaks
 from edge_lab.peers.prepare import Program, programs
 from edge_lab.peers.rounds import PATIENT, Limits, Seen, measure
 from edge_lab.peers.table import PeerRow, PeerTable
+from edge_lab.quality.accuracy import score
+from edge_lab.quality.agreement import outputs_of, parity
+from edge_lab.results.readiness import fit
 from edge_lab.zoo import Model, create
 
 __all__ = ["PEERS", "Peaks", "Peer", "PeerRow", "PeerTable", "Program", "choose", "compare", "compare_programs"]
@@ -113,7 +113,7 @@ def compare_programs(
                 log=log,
             )
             limits_of_cpu.append(first.best(peaks(count)))
-    from edge_lab.runtime import eager
+    from edge_lab.formats.runtime import eager
 
     reference = outputs_of(eager(model), (inputs.x[i : i + 1] for i in range(len(inputs.x))))
     work = flops(model.module, model.spec.input.shape)

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from edge_lab.errors import EdgeLabError
+from edge_lab.core.errors import EdgeLabError
 
 WORKER = Path(__file__).with_name("worker.py")
 CONVERTER = Path(__file__).with_name("convert.py")

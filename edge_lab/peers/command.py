@@ -6,9 +6,9 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
+from edge_lab.core.errors import InputError
+from edge_lab.core.files import writing_file
 from edge_lab.data import ImageSet
-from edge_lab.errors import InputError
-from edge_lab.files import writing_file
 from edge_lab.peers import compare
 from edge_lab.peers.engines import choose
 from edge_lab.zoo import create

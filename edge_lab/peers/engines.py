@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edge_lab.errors import InputError
+from edge_lab.core.errors import InputError
 from edge_lab.peers.places import MAIN
 
 

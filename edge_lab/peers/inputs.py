@@ -8,12 +8,12 @@ from typing import TypeVar
 import numpy as np
 
 from edge_lab import data
-from edge_lab.compress.inputs import CALIBRATION_IMAGES, default_calibration
+from edge_lab.capture.inputs import noise
+from edge_lab.compress.static.inputs import CALIBRATION_IMAGES, default_calibration
+from edge_lab.core.errors import InputError
 from edge_lab.data import ImageSet, SoundSet
 from edge_lab.data.real import given
-from edge_lab.errors import InputError
-from edge_lab.export.inputs import noise
-from edge_lab.measure.accuracy import prepare, prepare_sounds, refuse_pictures
+from edge_lab.quality.accuracy import prepare, prepare_sounds, refuse_pictures
 from edge_lab.zoo import Model
 
 _LIMIT = 100

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_lab.bundle import Bundle
-from edge_lab.compress.inputs import arrays
+from edge_lab.bundle.folder import Bundle
+from edge_lab.compress.static.inputs import arrays
+from edge_lab.core.errors import EdgeLabError
+from edge_lab.core.files import locked, sha256, size_of, writing_folder
 from edge_lab.data import ImageSet, SoundSet
-from edge_lab.errors import EdgeLabError
-from edge_lab.files import locked, sha256, size_of, writing_folder
 from edge_lab.peers.client import CONVERTER, WorkerFailed, convert, reason
 from edge_lab.peers.engines import PEERS, Peer, unsupported
 from edge_lab.peers.places import interpreter, remedy

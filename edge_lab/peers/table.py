@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from edge_lab.core.numbers import EQUAL_DB
 from edge_lab.measure.record import Measurements
-from edge_lab.numbers import EQUAL_DB
 from edge_lab.peers.engines import Peer
 from edge_lab.peers.peak import Peaks
 from edge_lab.report.text import aligned
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from edge_lab.decide import Recommendation
-    from edge_lab.measure.budget import Budgets
+    from edge_lab.results.budget import Budgets
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ def onnxruntime() -> tuple[Load, str]:
     def load(program: str, threads: int, options: dict[str, Any]) -> Run:
         settings = ort.SessionOptions()
         settings.intra_op_num_threads, settings.inter_op_num_threads = threads, 1
-        settings.add_session_config_entry("session.x64quantprecision", "1")  # as edge_lab.ort does it
+        settings.add_session_config_entry("session.x64quantprecision", "1")  # as edge_lab.formats.onnx.ort does it
         for key, value in options.items():
             settings.add_session_config_entry(key, str(value))
         session = ort.InferenceSession(program, settings, providers=["CPUExecutionProvider"])

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from edge_lab.files import writing_file
-from edge_lab.measure.result import RunResult
+from edge_lab.core.files import writing_file
 from edge_lab.report import charts, findings, scatter
 from edge_lab.report.templates import render
 from edge_lab.report.text import markdown, table
+from edge_lab.results.result import RunResult
 
 __all__ = ["html", "markdown", "table", "write"]
 
@@ -20,7 +20,7 @@ def html(run: RunResult) -> str:
     All text is escaped; numbers that could not be measured show as a dash.
     """
     if not run.rows:
-        from edge_lab.errors import InputError
+        from edge_lab.core.errors import InputError
 
         raise InputError(
             "the run has no rows.",

@@ -10,8 +10,8 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from edge_lab.measure.result import RunResult, TargetResult
 from edge_lab.report.findings import clean, known, number, percent
+from edge_lab.results.result import RunResult, TargetResult
 
 MAX_DOTS = 160  # raw samples drawn per target
 ROOM = 84.0  # percent of the plot that data may fill where a value is written behind the mark

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from edge_lab.core.files import writing_file
 from edge_lab.decide import Candidate, Front, accuracy_of, pareto_plot
-from edge_lab.files import writing_file
 from edge_lab.report.text import aligned
 
 

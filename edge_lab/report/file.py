@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 from edge_lab import report
-from edge_lab.errors import EdgeLabError, InputError
+from edge_lab.core.errors import EdgeLabError, InputError
 from edge_lab.measure.record import Measurements, is_measurements
-from edge_lab.measure.result import RunResult
 from edge_lab.report import measured
 from edge_lab.report.measured_page import write_measured
+from edge_lab.results.result import RunResult
 
 
 def page_of(path: Path, out: Path | None, *, markdown: bool = False) -> int:

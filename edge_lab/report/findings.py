@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from edge_lab.measure.result import RunResult, TargetResult, Verdict
-from edge_lab.numbers import EQUAL_DB
+from edge_lab.core.numbers import EQUAL_DB
+from edge_lab.results.result import RunResult, TargetResult, Verdict
 
 State = Literal["baseline", "pass", "over", "unproven", "failed"]
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from edge_lab.core.errors import InputError
+from edge_lab.core.files import writing_file
 from edge_lab.decide.candidate import from_measurements
 from edge_lab.decide.choose import recommend
-from edge_lab.errors import InputError
-from edge_lab.files import writing_file
 from edge_lab.measure.record import Measurement, Measurements
 from edge_lab.report import charts, scatter
 from edge_lab.report.findings import clean, known

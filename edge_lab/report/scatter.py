@@ -10,9 +10,9 @@ from itertools import pairwise
 from edge_lab.decide.candidate import Candidate, from_run
 from edge_lab.decide.choose import accuracy_of
 from edge_lab.decide.pareto import pareto
-from edge_lab.measure.result import RunResult
 from edge_lab.report.charts import Tick, axis_of, tone
 from edge_lab.report.findings import clean, known, number, percent
+from edge_lab.results.result import RunResult
 
 
 @dataclass(frozen=True)

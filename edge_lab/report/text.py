@@ -7,7 +7,6 @@ import re
 import sys
 from collections.abc import Sequence
 
-from edge_lab.measure.result import RunResult, TargetResult, Verdict
 from edge_lab.report.findings import (
     STATES,
     budget_name,
@@ -21,6 +20,7 @@ from edge_lab.report.findings import (
     sign,
     state,
 )
+from edge_lab.results.result import RunResult, TargetResult, Verdict
 
 _COLORS = {"PASS": "32", "FAIL": "31", "----": "33", "base": "2"}
 _LEFT = 2  # the first columns are words and flush left; the others are numbers and flush right

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from edge_lab.errors import EdgeLabError, MissingTool
+from edge_lab.core.errors import EdgeLabError, MissingTool
 from edge_lab.sweep.study import Show, ask, count, lost, open_study, tell, tell_failed
 from edge_lab.sweep.trial import Evaluate, Scores, SweepConfig
 

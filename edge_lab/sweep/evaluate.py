@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edge_lab.core.errors import InputError
 from edge_lab.data import ImageSet
-from edge_lab.errors import InputError
 from edge_lab.sweep.trial import Scores, Settings
 from edge_lab.train import FitConfig
 from edge_lab.zoo import Model
 
 if TYPE_CHECKING:
-    from edge_lab.bundle import Bundle
+    from edge_lab.bundle.folder import Bundle
 
 REFERENCE = "linux-xnnpack-fp32"
 _ENOUGH = 200  # pictures that statistics of batch norms can be taken from
@@ -60,8 +60,8 @@ class Evaluator:
             EdgeLabError: these settings give no program.
         """
         from edge_lab.export import to
+        from edge_lab.formats.runtime import load
         from edge_lab.measure import interleaved, ratio
-        from edge_lab.runtime import load
 
         _check(settings)
         target = str(settings.get("target", REFERENCE))
@@ -84,8 +84,8 @@ class Evaluator:
 
     def _bundle(self, settings: Settings, target: str) -> Bundle:
         from edge_lab.compress import StaticInt8, quantize
-        from edge_lab.compress.inputs import calibration_arrays
-        from edge_lab.compress.rounding import Nearest, SecondOrder
+        from edge_lab.compress.static.inputs import calibration_arrays
+        from edge_lab.compress.static.rounding import Nearest, SecondOrder
         from edge_lab.export import to
 
         model, golden = self._width(float(settings.get("pruned", 0.0))), self.images.take(5)
@@ -123,15 +123,15 @@ class Evaluator:
         return finetune(narrow, self.train, watched, self.fit, checkpoint=keep, progress=False).model
 
     def _inputs(self) -> tuple[np.ndarray, Sequence[tuple[int, ...]]]:
-        from edge_lab.measure.accuracy import prepare
+        from edge_lab.quality.accuracy import prepare
 
         found = prepare(self.images, self.model.spec)
         return found.x, found.targets
 
     def _accuracy(self, session: Any, inputs: np.ndarray, targets: Sequence[tuple[int, ...]]) -> float:
-        from edge_lab.measure.accuracy import score
-        from edge_lab.measure.agreement import outputs_of, parity
-        from edge_lab.runtime import eager
+        from edge_lab.formats.runtime import eager
+        from edge_lab.quality.accuracy import score
+        from edge_lab.quality.agreement import outputs_of, parity
 
         outputs = outputs_of(session, [inputs[i : i + 1] for i in range(len(inputs))])
         if self.images.labels == self.model.spec.labels and all(targets):

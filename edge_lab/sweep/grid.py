@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import product
 
+from edge_lab.core.errors import EdgeLabError, InputError
 from edge_lab.decide import Candidate
-from edge_lab.errors import EdgeLabError, InputError
 from edge_lab.sweep.evaluate import Evaluator
 from edge_lab.sweep.trial import Scores
 
@@ -46,10 +46,10 @@ def grid(
 
 
 def _timed(evaluator: Evaluator, made: Mapping[tuple[str, float], Scores], rounds: int) -> tuple[Candidate, ...]:
-    from edge_lab.bundle import Bundle
+    from edge_lab.bundle.folder import Bundle
+    from edge_lab.formats.runtime import load
     from edge_lab.measure import interleaved
-    from edge_lab.measure.accuracy import prepare
-    from edge_lab.runtime import load
+    from edge_lab.quality.accuracy import prepare
 
     if not made:
         return ()

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from edge_lab.errors import InputError
+from edge_lab.core.errors import InputError
 from edge_lab.sweep.study import Show, lost_by, open_study, work
 from edge_lab.sweep.trial import Evaluate, SweepConfig
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from edge_lab.errors import EdgeLabError, InputError, MissingTool
+from edge_lab.core.errors import EdgeLabError, InputError, MissingTool
 from edge_lab.sweep.trial import Evaluate, Scores, SweepConfig, Trial, Value
 
 Show = Callable[[str], None]

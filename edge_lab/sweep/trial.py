@@ -10,10 +10,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
+from edge_lab.core.errors import InputError
+from edge_lab.core.files import writing_file
 from edge_lab.decide import Candidate, Front, Recommendation, pareto, recommend
-from edge_lab.errors import InputError
-from edge_lab.files import writing_file
-from edge_lab.measure.budget import Budget, Budgets
+from edge_lab.results.budget import Budget, Budgets
 
 Value = str | float | int | bool
 Settings = Mapping[str, Value]

@@ -10,8 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_lab.errors import DataError, EdgeLabError, InputError
-from edge_lab.files import locked, writing_file
+from edge_lab.core.errors import DataError, EdgeLabError, InputError
+from edge_lab.core.files import locked, writing_file
 from edge_lab.train.objective import Objective
 from edge_lab.train.pixels import Pixels, batches, load_pixels
 from edge_lab.train.records import Epoch, FitConfig, FitResult

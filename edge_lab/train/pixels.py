@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edge_lab.errors import InputError
-from edge_lab.spec import ModelSpec, preprocess
+from edge_lab.bundle.spec import ModelSpec, preprocess
+from edge_lab.core.errors import InputError
 from edge_lab.train.records import FitConfig
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from edge_lab.errors import InputError
+from edge_lab.core.errors import InputError
 from edge_lab.zoo import Model, save
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edge_lab.errors import InputError
+from edge_lab.core.errors import InputError
 from edge_lab.train.pixels import Pixels, load_pixels
 from edge_lab.train.records import Score
 from edge_lab.zoo import Model

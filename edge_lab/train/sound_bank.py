@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edge_lab.audio import Audio, LogMel
-from edge_lab.errors import InputError
-from edge_lab.files import locked, writing_file
+from edge_lab.core.errors import InputError
+from edge_lab.core.files import locked, writing_file
+from edge_lab.signals.audio import Audio, LogMel
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor

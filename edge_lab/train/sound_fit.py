@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edge_lab.audio import Audio, LogMel, fit, log_mel
-from edge_lab.errors import DataError, InputError
-from edge_lab.files import locked, writing_file
+from edge_lab.core.errors import DataError, InputError
+from edge_lab.core.files import locked, writing_file
+from edge_lab.signals.audio import Audio, LogMel, fit, log_mel
 from edge_lab.train.sound_bank import Bank
 from edge_lab.train.sound_masks import masked
 from edge_lab.train.sound_teacher import Teacher, fit_teacher

@@ -8,8 +8,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_lab.bundle import Bundle
-from edge_lab.errors import BundleError, InputError
+from edge_lab.bundle.folder import Bundle
+from edge_lab.core.errors import BundleError, InputError
 
 FIRST_CHOICE = ("android-xnnpack-int8", "linux-onnx-int8")  # what a reader most likely wants to see beside fp32
 _FLOATS = ("xnnpack", "onnx", "torchscript", "pt2", "inductor", "lite")  # as a reference, in this order

@@ -10,20 +10,20 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge_lab.bundle import Bundle
+from edge_lab.bundle.folder import Bundle
+from edge_lab.bundle.spec import ModelSpec, Prediction, postprocess, preprocess
+from edge_lab.core.errors import DataError
+from edge_lab.core.numbers import finite_db
 from edge_lab.data import ImageSet
-from edge_lab.errors import DataError
-from edge_lab.image import read_image
-from edge_lab.measure.accuracy import Accuracy, Targets, prepare, score
-from edge_lab.measure.agreement import Parity, outputs_of, parity
+from edge_lab.formats.runtime import Session, load
 from edge_lab.measure.host import machine, versions
 from edge_lab.measure.measured import measurement_of
-from edge_lab.measure.readiness import gate
 from edge_lab.measure.record import Measurement, Measurements, Quality, now
 from edge_lab.measure.timing import Latency, interleaved
-from edge_lab.numbers import finite_db
-from edge_lab.runtime import Session, load
-from edge_lab.spec import ModelSpec, Prediction, postprocess, preprocess
+from edge_lab.quality.accuracy import Accuracy, Targets, prepare, score
+from edge_lab.quality.agreement import Parity, outputs_of, parity
+from edge_lab.results.readiness import gate
+from edge_lab.signals.image import read_image
 from edge_lab.widgets.catalog import Choice
 
 if TYPE_CHECKING:

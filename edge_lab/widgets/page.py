@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from edge_lab.bundle.spec import Prediction
+from edge_lab.core.numbers import EQUAL_DB, finite_db
 from edge_lab.measure.measured import installed
 from edge_lab.measure.record import Measurement
-from edge_lab.numbers import EQUAL_DB, finite_db
 from edge_lab.report import charts
 from edge_lab.report.findings import decibels, number, percent
 from edge_lab.report.templates import template
-from edge_lab.spec import Prediction
 from edge_lab.widgets.catalog import Catalog, Choice
 from edge_lab.widgets.compare import Pair
 

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edge_lab.core.errors import EdgeLabError
 from edge_lab.data import ImageSet
-from edge_lab.errors import EdgeLabError
-from edge_lab.runtime import Session
+from edge_lab.formats.runtime import Session
 from edge_lab.widgets import compare, page
 from edge_lab.widgets.catalog import Catalog, Choice, catalog
 

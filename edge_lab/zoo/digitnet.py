@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge_lab.errors import InputError
-from edge_lab.spec import Preprocess
+from edge_lab.bundle.spec import Preprocess
+from edge_lab.core.errors import InputError
 from edge_lab.zoo.model import Model, Shape, from_module
 from edge_lab.zoo.registry import register
 from edge_lab.zoo.weights import fill, read_checkpoint

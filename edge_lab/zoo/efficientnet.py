@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge_lab.errors import DataError, InputError
-from edge_lab.files import sha256
-from edge_lab.spec import ModelSpec, Preprocess, TensorSpec
+from edge_lab.bundle.spec import ModelSpec, Preprocess, TensorSpec
+from edge_lab.core.errors import DataError, InputError
+from edge_lab.core.files import sha256
 from edge_lab.zoo.model import Model, Shape
 from edge_lab.zoo.registry import register
 

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_lab.errors import DataError, EdgeLabError, InputError
-from edge_lab.files import sha256
-from edge_lab.spec import Preprocess, Task
+from edge_lab.bundle.spec import Preprocess, Task
+from edge_lab.core.errors import DataError, EdgeLabError, InputError
+from edge_lab.core.files import sha256
 from edge_lab.zoo.model import Model, Shape, from_module, said
 from edge_lab.zoo.weights import fill
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
-from edge_lab.errors import DataError
+from edge_lab.core.errors import DataError
 
 if TYPE_CHECKING:
     from torch import Tensor

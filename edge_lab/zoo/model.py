@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, urlencode
 
-from edge_lab.errors import InputError
-from edge_lab.spec import ModelSpec, Preprocess, Task, TensorSpec
+from edge_lab.bundle.spec import ModelSpec, Preprocess, Task, TensorSpec
+from edge_lab.core.errors import InputError
 
 if TYPE_CHECKING:
     from torch import nn

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from edge_lab.errors import InputError
+from edge_lab.core.errors import InputError
 from edge_lab.zoo.model import Builder, Model, check_shape, join_origin, split_origin
 from edge_lab.zoo.user_code import from_file, is_file_name
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edge_lab.errors import InputError
-from edge_lab.files import writing_file
-from edge_lab.spec import Preprocess
+from edge_lab.bundle.spec import Preprocess
+from edge_lab.core.errors import InputError
+from edge_lab.core.files import writing_file
 from edge_lab.zoo.hubs import from_torchvision
 from edge_lab.zoo.model import Model, Shape, from_module, join_origin, split_origin
 from edge_lab.zoo.registry import register

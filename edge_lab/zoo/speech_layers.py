@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edge_lab.audio import LogMel, hann, mel_filters
+from edge_lab.signals.audio import LogMel, hann, mel_filters
 
 WIDTHS = (32, 64, 64, 96, 96, 128, 128)
 # Of the blocks, in time and frequency: a word's sounds follow fast on each other.
@@ -16,7 +16,7 @@ STRIDES: tuple[int | tuple[int, int], ...] = (2, 1, 1, (1, 2), 1, 1)
 
 
 class FrontEnd(nn.Module):
-    """Waveform (N, samples) to log-mel features (N, 1, frames, mels), with the arithmetic of `edge_lab.audio.log_mel`.
+    """Waveform (N, samples) to log-mel features (N, 1, frames, mels), with the arithmetic of `signals.audio.log_mel`.
 
     It has no weights that are learnt, so it is not part of a checkpoint.
     """

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge_lab.audio import Audio, Listen, LogMel
-from edge_lab.errors import InputError
-from edge_lab.spec import ModelSpec, TensorSpec
+from edge_lab.bundle.spec import ModelSpec, TensorSpec
+from edge_lab.core.errors import InputError
+from edge_lab.signals.audio import Audio, Listen, LogMel
 from edge_lab.zoo.model import Model, Shape
 from edge_lab.zoo.registry import register
 from edge_lab.zoo.weights import fill, read_checkpoint

@@ -19,7 +19,7 @@ import torch
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from edge_lab.errors import EdgeLabError, InputError
+from edge_lab.core.errors import EdgeLabError, InputError
 
 _CLOSE = 1e-5  # of the largest value, -100 dB: threads may add in another order
 _DRAWS = 6  # more calls for a module that draws random numbers: a mask of few values may come out the same twice

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from edge_lab.errors import DataError, InputError
+from edge_lab.core.errors import DataError, InputError
 from edge_lab.zoo.kinds import kind_of
 from edge_lab.zoo.matching import TensorSet, matched, tensor_sets
 

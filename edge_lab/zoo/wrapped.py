@@ -12,7 +12,7 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from edge_lab.errors import InputError
+from edge_lab.core.errors import InputError
 
 
 def unwrapped(module: nn.Module) -> nn.Module:

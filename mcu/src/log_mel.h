@@ -1,4 +1,4 @@
-/* From 16-bit samples to int8 log-mel features, in integers; edge_lab/fixed_mel.py gives the same numbers to the bit. */
+/* From 16-bit samples to int8 log-mel features, in integers; edge_lab/signals/fixed_mel.py gives the same numbers to the bit. */
 #ifndef EL_LOG_MEL_H
 #define EL_LOG_MEL_H
 

@@ -1,4 +1,4 @@
-/* One inference of zeros, counted layer by layer: edge_lab/firmware/by_layer.py puts the calls of el_mark into a copy of
+/* One inference of zeros, counted layer by layer: edge_lab/devices/firmware/by_layer.py puts the calls of el_mark into a copy of
    the model. */
 #include "console.h"
 #include "count.h"

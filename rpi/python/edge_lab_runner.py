@@ -158,7 +158,7 @@ class Model:
 
 
 class Listener:
-    """Finds words in a stream, as edge_lab.recognize does: `for word in listener.push(samples)`.
+    """Finds words in a stream, as edge_lab.signals.recognize does: `for word in listener.push(samples)`.
 
     Args:
         model: an open model that takes waveforms; it may be closed before the listener.
@@ -308,7 +308,7 @@ def read_wav(path: Path | str, library: Path | str | None = None) -> tuple[np.nd
 
 
 def resample(samples: np.ndarray, rate: int, wanted: int, library: Path | str | None = None) -> np.ndarray:
-    """A recording (N,) at another rate, float32, as edge_lab.audio.resample gives it."""
+    """A recording (N,) at another rate, float32, as edge_lab.signals.audio.resample gives it."""
     lib = load_library(library)
     x = np.ascontiguousarray(samples, np.float32)
     count = lib.edge_lab_resample(x.ctypes.data, x.size, rate, wanted, None, 0)

@@ -1,4 +1,4 @@
-// From a recording to what a model hears: the arithmetic of edge_lab/audio.py.
+// From a recording to what a model hears: the arithmetic of edge_lab/signals/audio.py.
 #pragma once
 
 #include <cstdint>

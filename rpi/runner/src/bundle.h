@@ -29,7 +29,7 @@ struct TensorSpec {
   size_t bytes() const { return items() * item_size(dtype); }
 };
 
-// From an image to the input tensor; edge_lab/spec.py has the exact arithmetic.
+// From an image to the input tensor; edge_lab/bundle/spec.py has the exact arithmetic.
 struct Recipe {
   int resize = 0;
   int crop_h = 0, crop_w = 0;
@@ -40,7 +40,7 @@ struct Recipe {
   int channels() const { return color == Color::kL ? 1 : 3; }
 };
 
-// How a stream is searched for words; edge_lab/recognize.py has the exact steps.
+// How a stream is searched for words; edge_lab/signals/recognize.py has the exact steps.
 struct Listen {
   size_t hop = 1600, smooth = 4;
   double threshold = 0.7;

@@ -1,4 +1,4 @@
-// Errors in three lines, as in edge_lab.errors: what happened, why, what to do.
+// Errors in three lines, as in edge_lab.core.errors: what happened, why, what to do.
 #pragma once
 
 #include <exception>

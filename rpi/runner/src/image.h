@@ -1,4 +1,4 @@
-// Encoded pictures to 8-bit RGB, exactly as edge_lab.image.read_image does it with Pillow.
+// Encoded pictures to 8-bit RGB, exactly as edge_lab.signals.image.read_image does it with Pillow.
 #pragma once
 
 #include <cstddef>
@@ -21,7 +21,7 @@ constexpr uint64_t kMostPixels = 178956970;
 constexpr uint64_t kMostEncoded = uint64_t{1} << 30;
 
 // Decodes JPEG (grey, YCbCr, RGB, CMYK) or PNG (every kind), turned upright by its EXIF or XMP orientation
-// (edge_lab/exif.py has the rule).
+// (edge_lab/signals/exif.py has the rule).
 // Alpha is dropped; of 16-bit values the high byte stays. Throws Error: another format, damaged, cut off, too large. `name` is for messages.
 Image decode_image(const std::vector<uint8_t>& bytes, const std::string& name, uint64_t most_pixels = kMostPixels);
 Image read_image(const fs::path& path);

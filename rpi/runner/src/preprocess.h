@@ -1,4 +1,4 @@
-// Pixels to the input tensor, bit for bit as edge_lab.spec.preprocess.
+// Pixels to the input tensor, bit for bit as edge_lab.bundle.spec.preprocess.
 #pragma once
 
 #include "bundle.h"

@@ -1,4 +1,4 @@
-// Words in a stream of sound: the window that moves, the gate, the smoothing, as edge_lab/recognize.py defines them.
+// Words in a stream of sound: the window that moves, the gate, the smoothing, as edge_lab/signals/recognize.py defines them.
 #pragma once
 
 #include <deque>

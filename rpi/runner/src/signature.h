@@ -1,4 +1,4 @@
-// What a file is by its first bytes, in the words of edge_lab/signature.py.
+// What a file is by its first bytes, in the words of edge_lab/signals/signature.py.
 #pragma once
 
 #include <cstddef>

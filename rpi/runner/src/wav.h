@@ -1,4 +1,4 @@
-// WAV files, read in pieces without trusting any of their bytes: edge_lab/wav.py in C++.
+// WAV files, read in pieces without trusting any of their bytes: edge_lab/signals/wav.py in C++.
 #pragma once
 
 #include <cstdint>

@@ -1,0 +1,1 @@
+"""From a module to one exported graph that a format can be written from."""

@@ -1,0 +1,1 @@
+"""What goes wrong, why, and what to do: exports, and this machine."""

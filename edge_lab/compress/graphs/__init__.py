@@ -1,0 +1,1 @@
+"""What the methods share: graphs, layers, packed and quantized weights."""

@@ -1,0 +1,1 @@
+"""Channels and weights that are left out."""

@@ -1,0 +1,1 @@
+"""The recipe that keeps a budget, found by trying."""

@@ -1,0 +1,1 @@
+"""Which layers suffer most from quantization."""

@@ -1,0 +1,1 @@
+"""Static quantization: PT2E, calibrated on inputs."""

@@ -1,0 +1,1 @@
+"""Quantized weights and float activations."""

@@ -1,0 +1,1 @@
+"""Machines that are not this one: a board in an emulator, a computer behind SSH."""

@@ -1,0 +1,1 @@
+"""C sources for microcontrollers, and the boards that they are for."""

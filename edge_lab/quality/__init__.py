@@ -1,0 +1,1 @@
+"""Are the answers right: accuracy, agreement, and the layer where two programs part."""

@@ -1,0 +1,1 @@
+"""From files to arrays: pictures and recordings, exactly as every device does it."""
