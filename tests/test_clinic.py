@@ -15,9 +15,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from edge_lab.capture.diagnose import diagnose
 from edge_lab.clinic import clinic
+from edge_lab.clinic.case import CONVERTERS
 from edge_lab.core.errors import ExportError, InputError
-from edge_lab.export import diagnose
 
 ROOT = Path(__file__).parents[1]
 CASES = {case.name: case for case in clinic.cases()}
@@ -78,7 +79,7 @@ def test_the_inputs_reach_every_line_of_the_broken_module(name: str, capsys: pyt
 
 
 def test_each_converter_and_each_cause_has_its_case() -> None:
-    assert {case.refuses for case in CASES.values()} == {*clinic.CONVERTERS, None}
+    assert {case.refuses for case in CASES.values()} == {*CONVERTERS, None}
     assert len({case.cause for case in CASES.values()}) == len(CASES)
     assert len(CASES) >= 14
 
@@ -123,7 +124,7 @@ class Moody(Net):
 def test_a_checkup_of_a_healthy_module_finds_nothing() -> None:
     torch.manual_seed(0)
     findings = clinic.checkup(Net(), torch.randn(1, 3, 16, 16), torch.zeros(1, 3, 16, 16))
-    assert [finding.converter for finding in findings] == list(clinic.CONVERTERS)
+    assert [finding.converter for finding in findings] == list(CONVERTERS)
     assert all(finding.ok for finding in findings), findings
     assert all("taken" in str(finding) for finding in findings)
 

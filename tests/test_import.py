@@ -142,6 +142,37 @@ def test_modules_import_only_from_layers_above() -> None:
     assert len(seen) > 10
 
 
+def _graph() -> dict[str, set[str]]:
+    """Which module imports which, in functions too."""
+    names = {}
+    for file in PACKAGE.rglob("*.py"):
+        parts = file.relative_to(PACKAGE.parent).with_suffix("").parts
+        names[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file
+    found: dict[str, set[str]] = {}
+    for name, file in names.items():
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        typing = {
+            id(x) for n in ast.walk(tree) if isinstance(n, ast.If) for x in ast.walk(n) if "TYPE_" in ast.dump(n.test)
+        }
+        taken = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module and id(n) not in typing]
+        every = {
+            f"{n.module}.{a.name}" if f"{n.module}.{a.name}" in names else str(n.module) for n in taken for a in n.names
+        }
+        found[name] = {other for other in every if other in names and other != name}
+    return found
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    graph = _graph()
+    reached = {name: set(others) for name, others in graph.items()}
+    for middle in reached:
+        for name in reached:
+            if middle in reached[name]:
+                reached[name] |= reached[middle]
+    assert not sorted(name for name in reached if name in reached[name])
+    assert len(graph) > 200
+
+
 def test_contributing_shows_the_same_layers() -> None:
     rows = (f"`{', '.join(row)}`" for row in LAYERS)
     text = (PACKAGE.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")

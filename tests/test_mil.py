@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from edge_lab.formats.coreml.graph import core_ml_graph
+from edge_lab.formats.coreml.mil.operators import known_operators
 from edge_lab.formats.coreml.mil.run import load_mil
-from edge_lab.formats.coreml.mil.table import OPERATORS, known_operators
+from edge_lab.formats.coreml.mil.table import OPERATORS
 
 _RNG = np.random.default_rng(0)
 X = _RNG.normal(size=(2, 4, 6)).astype(np.float32)

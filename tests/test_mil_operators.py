@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from edge_lab.formats.coreml.mil.table import OPERATORS, known_operators
+from edge_lab.formats.coreml.mil.operators import known_operators
+from edge_lab.formats.coreml.mil.table import OPERATORS
 
 _RNG = torch.Generator().manual_seed(0)
 X = torch.randn(2, 4, 6, generator=_RNG)

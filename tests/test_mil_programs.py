@@ -16,10 +16,11 @@ import edge_lab
 from edge_lab import data, measure, zoo
 from edge_lab.core.errors import BundleError
 from edge_lab.flow.check import check
+from edge_lab.formats.coreml.mil.operators import known_operators
 from edge_lab.formats.coreml.mil.run import interpret, load_mil
-from edge_lab.formats.coreml.mil.table import OPERATORS, known_operators
+from edge_lab.formats.coreml.mil.table import OPERATORS
 from edge_lab.formats.coreml.mil.weights import compare_weights
-from edge_lab.quality.divergence import first_divergence
+from edge_lab.quality.layers.find import first_divergence
 
 
 def _digits() -> zoo.Model:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_lab.clinic import clinic
+from edge_lab.clinic.case import call_each
 from edge_lab.core.files import writing_file
 
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "clinic.md"
@@ -61,7 +62,7 @@ def _section(each: clinic.Examination) -> str:
     if each.diagnosis is not None:
         parts += ["`edge_lab.to` says:", "", "```text", *_three_lines(each.diagnosis), "```", ""]
     code = f"# broken\n{_source(case.broken)}\n\n\n# repaired\n{_source(case.fixed)}"
-    if case.app is not clinic.call_each:
+    if case.app is not call_each:
         code += f"\n\n\n# the app's side\n{_source(case.app)}"
     return "\n".join([*parts, "```python", code, "```", ""])
 

@@ -91,7 +91,7 @@ def export(a: Namespace) -> int:
     """`edge-lab export`."""
     from edge_lab.export import target, to
     from edge_lab.export.gate import caution
-    from edge_lab.flow import image_set
+    from edge_lab.flow.inputs import image_set
     from edge_lab.zoo import create
 
     goal = target(a.target)
@@ -114,7 +114,7 @@ def compress(a: Namespace) -> int:
     """`edge-lab compress`: 0 if a recipe keeps the budget; without --best-effort nothing is written otherwise."""
     from edge_lab.compress import CompressionBudget, auto
     from edge_lab.export import to
-    from edge_lab.flow import image_set
+    from edge_lab.flow.inputs import image_set
     from edge_lab.zoo import create
 
     budget = CompressionBudget(a.min_agreement, a.min_sqnr, a.max_top1_loss, a.max_size_mb)
@@ -137,8 +137,9 @@ def coverage(a: Namespace) -> int:
 
     What can't be exported is an answer, too, and no error.
     """
-    from edge_lab.flow import COVERAGE_TARGETS, image_set
+    from edge_lab.flow import COVERAGE_TARGETS
     from edge_lab.flow import coverage as cover
+    from edge_lab.flow.inputs import image_set
     from edge_lab.zoo import create
 
     goals = _targets(a.targets) if a.targets else COVERAGE_TARGETS
@@ -254,7 +255,7 @@ def compare(a: Namespace) -> int:
     from edge_lab.peers.command import compare_engines, refuse_flags, refuse_one_file
 
     if a.after is None:
-        from edge_lab.flow import image_set
+        from edge_lab.flow.inputs import image_set
 
         refuse_one_file(a)
         images, calibration = (image_set(name) if name else None for name in (a.images, a.calibration))
@@ -303,7 +304,7 @@ def decide(a: Namespace) -> int:
 
 def sweep(a: Namespace) -> int:
     """`edge-lab sweep`: 0 if a setting fits the budget."""
-    from edge_lab.flow import image_set
+    from edge_lab.flow.inputs import image_set
     from edge_lab.results.budget import Budgets, load_budget
     from edge_lab.sweep import Evaluator, SweepConfig
     from edge_lab.sweep import sweep as search
@@ -334,7 +335,7 @@ def sweep(a: Namespace) -> int:
 def _train_set(name: str) -> ImageSet:
     """The training split of a set by name; a folder as it is."""
     from edge_lab import data
-    from edge_lab.flow import image_set
+    from edge_lab.flow.inputs import image_set
 
     return data.load(name, "train") if name in data.sets() else image_set(name)
 

@@ -10,7 +10,8 @@ from edge_lab.compress.pruning.report import LayerChange, PruneReport, prune_rep
 from edge_lab.compress.qat.training import QAT, QATResult, post_training, qat
 from edge_lab.compress.search.auto import AutoResult, Step, auto
 from edge_lab.compress.search.score import CompressionBudget, Quality
-from edge_lab.compress.sensitive.sensitivity import LayerSensitivity, Sensitivity, sensitivity
+from edge_lab.compress.sensitive.report import LayerSensitivity, Sensitivity
+from edge_lab.compress.sensitive.sensitivity import sensitivity
 from edge_lab.compress.static.backends import quantize_inductor
 from edge_lab.compress.static.equalize import Equalizable, equalizable, equalize
 from edge_lab.compress.static.quantize import StaticInt8, quantize, quantize_onnx

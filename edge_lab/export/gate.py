@@ -224,14 +224,14 @@ def where_it_starts(model: Model, bundle: Bundle, graph: Any, x: np.ndarray, lim
         x: an input.
         limit_db: what counts as equal.
     """
-    from edge_lab.quality.divergence import first_divergence
-    from edge_lab.quality.divergence_match import compare as by_layer
+    from edge_lab.quality.layers.find import first_divergence
+    from edge_lab.quality.layers.match import compare as by_layer
 
     def first() -> str:
         if graph is None:
             layers = first_divergence(model, bundle, x, threshold_db=limit_db).layers
         else:
-            from edge_lab.quality.divergence_pt2 import graph_values
+            from edge_lab.quality.layers.pt2 import graph_values
 
             layers, _ = by_layer(model.module, x, list(graph_values(graph.module(check_guards=False), x)))
         low = next((layer for layer in layers if layer.sqnr_db < limit_db), None)

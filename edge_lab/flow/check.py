@@ -256,7 +256,7 @@ def _answers(
     limit: int | None,
 ) -> tuple[TargetResult, TargetResult | None, int | None]:
     """On the given images: Top-1 where labels fit; agreement, and SQNR of the furthest output, with the reference."""
-    from edge_lab.flow import image_set
+    from edge_lab.flow.inputs import image_set
     from edge_lab.quality.accuracy import prepare, score
     from edge_lab.quality.agreement import every_output
     from edge_lab.quality.agreement import parity as closeness

@@ -18,6 +18,7 @@ from edge_lab.bundle.spec import Task
 from edge_lab.core.errors import DivergenceError, EdgeLabError, InputError
 from edge_lab.data import ImageSet
 from edge_lab.export.gate import caution, compare, limits_of, refusal
+from edge_lab.flow.inputs import pictures_of
 from edge_lab.flow.jobs import batches, read_outputs
 from edge_lab.flow.workers import Done, run_isolated
 from edge_lab.formats.coreml.mil.run import ENGINE, run_or_interpret
@@ -242,10 +243,8 @@ def _built(model: str | Model) -> Model:
 
 
 def _arrays(model: Model, inputs: str | ImageSet | Iterable[np.ndarray] | None) -> list[np.ndarray]:
-    from edge_lab.flow import _pictures  # here, because the package imports this module
-
     if inputs is None or isinstance(inputs, (str, ImageSet)):
-        chosen = _pictures(model, inputs, _INPUTS if inputs is None else None)
+        chosen = pictures_of(model, inputs, _INPUTS if inputs is None else None)
         return batches(chosen.x, model.spec.input.shape[0])
     arrays = [model.spec.input.check(x) for x in inputs]
     if not arrays:

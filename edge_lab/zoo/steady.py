@@ -41,7 +41,7 @@ def calling() -> Iterator[None]:
 @contextmanager
 def explained(name: str) -> Iterator[None]:
     """What a network raises becomes one sentence: it was called with inputs that it does not take."""
-    from edge_lab.zoo.model import last_line
+    from edge_lab.core.raised import last_line
 
     try:
         yield

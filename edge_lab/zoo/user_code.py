@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from edge_lab.bundle.spec import ModelSpec
 from edge_lab.core.errors import InputError
-from edge_lab.zoo.model import Model, Shape, from_module, join_origin, last_line
+from edge_lab.core.raised import last_line
+from edge_lab.zoo.model import Model, Shape, from_module, join_origin
 from edge_lab.zoo.weights import load_into, read_checkpoint, seeded
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from edge_lab.clinic.clinic import Case
+from edge_lab.clinic.case import Case
 
 
 class Branch(nn.Module):

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edge_lab.clinic.clinic import Case
+from edge_lab.clinic.case import Case
 
 
 class Numpy(nn.Module):

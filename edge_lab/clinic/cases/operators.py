@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, library, nn
 
-from edge_lab.clinic.clinic import Case
+from edge_lab.clinic.case import Case
 
 
 @library.custom_op("edge_lab::opaque_gelu", mutates_args=())

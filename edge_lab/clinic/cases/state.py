@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from edge_lab.clinic.clinic import Case, Tensors
+from edge_lab.clinic.case import Case, Tensors
 
 
 class Growing(nn.Module):

@@ -165,7 +165,7 @@ def _captured(model: Model) -> torch.fx.GraphModule:
     """The model as an ATen graph with a free batch size."""
     import torch
 
-    from edge_lab.zoo.model import last_line
+    from edge_lab.core.raised import last_line
 
     module = copy.deepcopy(model.module).eval()  # a captured graph shares its parameters
     example = torch.zeros((2, *model.spec.input.shape[1:]))

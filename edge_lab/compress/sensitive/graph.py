@@ -11,7 +11,7 @@ import torch
 from torch import fx
 
 from edge_lab.compress.graphs.graph import attribute, call, fake_quantized, is_observer, module_of, operator_of
-from edge_lab.compress.sensitive.sensitivity import LayerSensitivity
+from edge_lab.compress.sensitive.report import LayerSensitivity
 from edge_lab.core.errors import ExportError
 from edge_lab.core.numbers import sqnr_db
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from edge_lab.compress.sensitive.sensitivity import LayerSensitivity, Sensitivity
+    from edge_lab.compress.sensitive.report import LayerSensitivity, Sensitivity
 
 _BLUE, _RED, _GREY = "#0072b2", "#d55e00", "#999999"
 _NAMED = 3

@@ -123,7 +123,7 @@ def _graph(model: Model) -> fx.Graph:
     import torch
 
     from edge_lab.core.errors import ExportError
-    from edge_lab.zoo.model import last_line
+    from edge_lab.core.raised import last_line
 
     example = torch.zeros(model.spec.input.shape)
     try:

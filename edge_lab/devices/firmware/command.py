@@ -53,7 +53,7 @@ def _link_only(bundle: Bundle, a: Namespace) -> int:
 
 def _images(bundle: Bundle, name: str, limit: int) -> list[np.ndarray]:
     from edge_lab.bundle.spec import preprocess
-    from edge_lab.flow import image_set
+    from edge_lab.flow.inputs import image_set
 
     if bundle.spec.preprocess is None:
         raise InputError(f"{bundle.name} takes no images.", "its spec has no preprocessing.", "leave --images out.")

@@ -8,7 +8,6 @@ from typing import Any
 
 from edge_lab.core.errors import BundleError
 from edge_lab.core.quiet import quiet
-from edge_lab.formats.coreml.mil.run import unreadable
 
 _DIRECTORY = 1  # the other kind is a file
 _BACKEND = "CoreMLBackend"
@@ -74,3 +73,13 @@ def _unflatten(blob: bytes, folder: Path) -> None:
             write(nodes[place], path / name)
 
     write(nodes[-1], folder)  # the root comes last
+
+
+def unreadable(path: Path, error: Exception) -> BundleError:
+    """The one sentence for a file that is no Core ML program, or a damaged one."""
+    text = str(error).splitlines()[0] if str(error) else "no message"
+    return BundleError(
+        f"{path} can't be read as a Core ML program.",
+        f"{type(error).__name__}: {text}",
+        "it may be damaged, of another kind, or made by a newer coremltools: export it again.",
+    )

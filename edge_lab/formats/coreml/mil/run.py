@@ -23,6 +23,7 @@ import numpy as np
 from edge_lab.bundle.folder import Bundle
 from edge_lab.core.errors import BundleError, MissingTool
 from edge_lab.core.quiet import quiet
+from edge_lab.formats.coreml.mil.pte import unreadable
 from edge_lab.formats.runtime import Session, load
 
 ENGINE = "reference interpretation"
@@ -148,7 +149,7 @@ def run_or_interpret(bundle: Bundle | Path | str) -> Session:
 
 
 def _read(package: Path, origin: Path) -> MilProgram:
-    from edge_lab.formats.coreml.mil.table import known_operators
+    from edge_lab.formats.coreml.mil.operators import known_operators
 
     try:
         with quiet():
@@ -270,13 +271,3 @@ def _value(value: Any) -> Any:
 
 def _is_weight(value: Any) -> bool:
     return getattr(value, "ndim", 0) > 0 and value.numel() >= 32 and value.is_floating_point()
-
-
-def unreadable(path: Path, error: Exception) -> BundleError:
-    """The one sentence for a file that is no Core ML program, or a damaged one."""
-    text = str(error).splitlines()[0] if str(error) else "no message"
-    return BundleError(
-        f"{path} can't be read as a Core ML program.",
-        f"{type(error).__name__}: {text}",
-        "it may be damaged, of another kind, or made by a newer coremltools: export it again.",
-    )

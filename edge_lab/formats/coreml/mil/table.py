@@ -23,21 +23,6 @@ def operator(*names: str) -> Callable[[Operator], Operator]:
     return register
 
 
-def known_operators() -> tuple[str, ...]:
-    """Names of all operators in the table, sorted."""
-    from edge_lab.formats.coreml.mil import (  # noqa: F401  # importing them fills the table
-        gather,
-        layers,
-        more,
-        pool,
-        recurrent,
-        resize,
-        shapes,
-    )
-
-    return tuple(sorted(OPERATORS))
-
-
 def plain(values: Any) -> list[Any]:
     """A constant list of numbers or flags as a Python list."""
     return values.tolist() if isinstance(values, Tensor) else [v.item() if hasattr(v, "item") else v for v in values]

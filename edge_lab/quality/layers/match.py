@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from edge_lab.core.numbers import sqnr_between
-from edge_lab.quality.divergence import LayerGap
+from edge_lab.quality.layers.report import LayerGap
 
 Seen = Sequence[tuple[str, np.ndarray]]
 

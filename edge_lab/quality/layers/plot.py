@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from edge_lab.quality.divergence import Divergence
+    from edge_lab.quality.layers.report import Divergence
 
 _BLUE, _RED, _GREY = "#0072b2", "#d55e00", "#999999"
 
