@@ -29,6 +29,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 LONGEST = (
     "test_labs",
     "test_coverage",
+    "test_closed",
+    "test_other_cpus",
     "test_qat",
     "test_peers",
     "test_peers_faults",
@@ -52,6 +54,7 @@ LONGEST = (
     "14_compare_and_decide",
     "01_train_and_evaluate",
     "08_torchscript_and_lite",
+    "test_field_files",
     "test_remote",
     "test_sound_train",
     "test_mil",
