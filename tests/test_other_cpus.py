@@ -62,7 +62,7 @@ def test_the_runner_answers_within_tolerance_on_older_cpus(cpu: str, runner: Pat
             assert [line.split()[0] for line in done.stdout.splitlines()] == ["PASS"] * 5, bundle.name
 
 
-# Without PyTorch, which takes minutes to load under qemu.
+# Without PyTorch: how long it takes under qemu was not measured.
 ANSWERS = """
 import sys
 import numpy as np
