@@ -86,7 +86,7 @@ arm-tools: $(STAMP) ## Debian: what the Raspberry Pi and microcontroller parts n
 	$(SUDO) apt-get install -q -y --no-install-recommends $(ARM)
 	$(BIN)/python rpi/fetch_aarch64.py
 
-speech-tools: ## Debian or Ubuntu: programs that speak, for `load_sounds("talkers")` (asks for root)
+speech-tools: ## Debian or Ubuntu: programs that speak, for tools/make_speechnet.py (asks for root)
 	@command -v apt-get > /dev/null || { echo "speech-tools knows apt only; the list of packages is in the Makefile"; exit 1; }
 	$(SUDO) apt-get update -q
 	$(SUDO) apt-get install -q -y --no-install-recommends $(SPEECH)

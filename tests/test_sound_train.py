@@ -19,11 +19,11 @@ from edge_lab.cli import main as cli
 from edge_lab.core.errors import DataError, InputError
 from edge_lab.signals.audio import Audio, LogMel, Sound, log_mel, write_wav
 from edge_lab.signals.recognize import Recognizer, words
-from edge_lab.train import sound_bank
-from edge_lab.train.sound_bank import Bank, Disturb, Ears, make_bank
-from edge_lab.train.sound_fit import SoundFitConfig, _Run, fit_sounds, score_sounds
-from edge_lab.train.sound_masks import masked
 from edge_lab.zoo.speechnet import RECIPE
+from tools.speech import bank as sound_bank
+from tools.speech.bank import Bank, Disturb, Ears, make_bank
+from tools.speech.fit import SoundFitConfig, _Run, fit_sounds, score_sounds
+from tools.speech.masks import masked
 
 CONFIG = SoundFitConfig(epochs=2, windows=64, batch_size=16)
 STILL: dict[str, Any] = {"stretch": 0.0, "bend": (0.0, 0.0), "equaliser_db": 0.0}
@@ -129,7 +129,7 @@ def test_training_goes_on_where_it_was_stopped(taught: bool, bank: Bank, heard_b
     bank = heard_bank if taught else bank
     whole = fit_sounds(_body(), bank, ["spoken-digits/*"], CONFIG, progress=False)
     file = tmp_path / "run.pt"
-    from edge_lab.train import sound_fit
+    from tools.speech import fit as sound_fit
 
     own, calls = sound_fit._epoch, []
 

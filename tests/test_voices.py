@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from machine_tools import tool
 
-from edge_lab import data
 from edge_lab.core.errors import DataError, MissingTool
-from edge_lab.data import accents, talkers, voices
 from edge_lab.data.sounds import SoundSet
+from tools.speech import accents, talkers, voices
 
 FEW = talkers.TalkerConfig(digits=1, others=1, accented=1)
 
@@ -38,7 +37,7 @@ def test_synthetic_voices_speak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_voices_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(voices, "find_spec", lambda name: None)
     with pytest.raises(MissingTool, match="pip install espeakng-loader"):
-        data.load_sounds("voices")
+        voices.voices()
 
 
 def test_every_accent_says_ten_digits() -> None:
@@ -100,7 +99,7 @@ def test_talkers_without_the_programs(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("EDGE_LAB_CACHE", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(MissingTool, match="flite and festival"):
-        data.load_sounds("talkers")
+        talkers.talkers()
     assert not list((tmp_path / "talkers").glob("*.npz"))
 
 

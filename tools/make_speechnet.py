@@ -22,14 +22,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from speech.bank import make_bank
+from speech.fit import SoundFitConfig, fit_sounds, score_sounds, teacher_of
+from speech.talkers import talkers
+from speech.voices import voices
 from speech_ears import speech_embedding
 
 from edge_lab import data, zoo
 from edge_lab.core.files import locked, writing_file
 from edge_lab.data.download import cache_folder
 from edge_lab.signals.audio import fit
-from edge_lab.train.sound_bank import make_bank
-from edge_lab.train.sound_fit import SoundFitConfig, fit_sounds, score_sounds, teacher_of
 from edge_lab.zoo.speechnet import ASSET, RECIPE
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -73,7 +75,8 @@ class Work:
         self.folder, self.extra = folder, extra
         self.model = zoo.create("speechnet_features", weights="random")
         self.fsdd = data.load_sounds("fsdd")
-        self.sets = [(data.load_sounds(name), copies) for name, copies in COPIES.items()]
+        made = {"fsdd": self.fsdd, "voices": voices(), "talkers": talkers()}
+        self.sets = [(made[name], copies) for name, copies in COPIES.items()]
         audio, self.ears = self.model.spec.audio, speech_embedding()
         assert audio is not None
         self.bank = make_bank(self.sets, audio, RECIPE, self.folder, background=BACKGROUND, ears=self.ears)

@@ -18,11 +18,11 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+from speech.bank import Ears
 
 from edge_lab.core.errors import DataError
 from edge_lab.core.files import sha256, writing_file
 from edge_lab.data.download import cache_folder
-from edge_lab.train.sound_bank import Ears
 
 PACKAGE = "openwakeword==0.4.0"
 INSIDE = "openwakeword/resources/models"

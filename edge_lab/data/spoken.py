@@ -1,4 +1,4 @@
-"""Spoken digits: forty recordings that come with the package, the Free Spoken Digit Dataset, and synthetic voices."""
+"""Spoken digits: forty recordings that come with the package, and the Free Spoken Digit Dataset."""
 
 from __future__ import annotations
 
@@ -14,10 +14,8 @@ from edge_lab.data.images import hash_of
 from edge_lab.data.photos import ASSETS
 from edge_lab.data.real import given
 from edge_lab.data.sounds import SoundSet, WavFiles, ZippedWavs
-from edge_lab.data.talkers import talkers
-from edge_lab.data.voices import DIGITS, voices
 
-WORDS = DIGITS
+WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 FSDD_TAG = "v1.0.10"
 FSDD_URL = f"https://github.com/Jakobovski/free-spoken-digit-dataset/archive/refs/tags/{FSDD_TAG}.zip"
 FSDD_LICENCE = "CC BY-SA 4.0 (Zohar Jackson and contributors, Free Spoken Digit Dataset)"
@@ -32,8 +30,7 @@ def load_sounds(name: str, split: str = "all") -> SoundSet:
 
     "spoken-digits": 40 recordings (ten digits, four speakers) that come with the package, out of the test takes of
     "fsdd", the Free Spoken Digit Dataset at 8 kHz: from $EDGE_LAB_DATA (fsdd.zip), else from the cache folder, else
-    downloaded. "voices": digits and other words in synthetic voices; needs the optional package espeakng-loader.
-    "talkers": the same in voices made from recordings of people; needs the programs flite and festival.
+    downloaded.
 
     Args:
         name: one of `sound_sets()`.
@@ -41,7 +38,6 @@ def load_sounds(name: str, split: str = "all") -> SoundSet:
 
     Raises:
         InputError: unknown name or split. DataError: not here, not to be had, or damaged.
-        MissingTool: synthetic voices without the package or the programs that speak.
     """
     if name not in _SETS:
         raise InputError(
@@ -152,6 +148,4 @@ def _wanted(member: str, split: str) -> bool:
 _SETS: dict[str, tuple[str, Callable[[str], SoundSet]]] = {
     "spoken-digits": ("40 recordings of four people saying the digits, 8 kHz", _shipped),
     "fsdd": ("Free Spoken Digit Dataset: 3,000 recordings of six people, 8 kHz", _fsdd),
-    "voices": ("digits and other words in 87 synthetic voices, 22 kHz", lambda _: voices()),
-    "talkers": ("digits and other words in thirteen voices made from people, 16 kHz", lambda _: talkers()),
 }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from edge_lab.train.sound_fit import SoundFitConfig
+    from .fit import SoundFitConfig
 
 _BANDS, _PLACES = 5, 4  # between which gains and stretches are drawn along a straight line
 

@@ -19,9 +19,10 @@ import numpy as np
 from edge_lab.core.errors import DataError, InputError
 from edge_lab.core.files import locked, writing_file
 from edge_lab.signals.audio import Audio, LogMel, fit, log_mel
-from edge_lab.train.sound_bank import Bank
-from edge_lab.train.sound_masks import masked
-from edge_lab.train.sound_teacher import Teacher, fit_teacher
+
+from .bank import Bank
+from .masks import masked
+from .teacher import Teacher, fit_teacher
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -18,12 +18,13 @@ import numpy as np
 
 from edge_lab.core.errors import DataError, MissingTool
 from edge_lab.core.files import locked, writing_file
-from edge_lab.data.accents import FESTIVAL
 from edge_lab.data.download import cache_folder
 from edge_lab.data.sounds import SoundSet
 from edge_lab.data.splitmix import Stream
-from edge_lab.data.voices import DIGITS, as_set, cut_pauses, texts
 from edge_lab.signals.audio import read_wav, resample
+
+from .accents import FESTIVAL
+from .voices import DIGITS, as_set, cut_pauses, texts
 
 RATE = 16000
 # Voice: the pitch its speaker had, in Hz (0: the synthesiser does not let it be changed).

@@ -14,13 +14,15 @@ import numpy as np
 
 from edge_lab.core.errors import DataError, MissingTool
 from edge_lab.core.files import locked, writing_file
-from edge_lab.data.accents import ACCENTED
 from edge_lab.data.download import cache_folder
 from edge_lab.data.images import hash_of
 from edge_lab.data.sounds import Clips, SoundSet
 from edge_lab.data.splitmix import Stream
+from edge_lab.data.spoken import WORDS
 
-DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+from .accents import ACCENTED
+
+DIGITS = WORDS
 # What is not a digit: words that a recognizer must let pass.
 _OTHERS = (
     "yes no stop go up down left right on off hello light music house water red green open close begin again never "

@@ -1,0 +1,1 @@
+"""How `speechnet` was made: voices that speak, a bank of disturbed recordings, and the training."""
