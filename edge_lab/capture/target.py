@@ -137,7 +137,7 @@ def exporter(
     """Register an exporter and one target for every platform and precision it serves.
 
     Every exporter takes float32 modules and makes of them what the target says. `takes` adds what it can translate
-    as it is (`compress.quantized.form_of`): "plain" modules in 16-bit floats, and already quantized ones.
+    as it is (`compress.graphs.quantized.form_of`): "plain" modules in 16-bit floats, and already quantized ones.
     """
 
     def register(function: Exporter) -> Exporter:
