@@ -340,3 +340,43 @@ def test_a_rewritten_graph_that_says_something_else_is_refused(monkeypatch: pyte
     monkeypatch.setattr(fold, "_along_outputs", lambda layer, weight, factor: 1.0)
     with pytest.raises(ExportError, match="can't be prepared"):
         captured(net, np.ones(MAP, np.float32))
+
+
+def test_weights_that_two_operators_share_are_separate_in_int8_onnx_files(tmp_path: Path) -> None:
+    """ONNX Runtime's exact kernels for CPUs without VNNI can't be made of a shared weight; other tools' files load."""
+    import onnx
+
+    from edge_lab.compress.static.onnx_weights import separate
+    from edge_lab.formats.onnx.ort import open_session
+
+    helper, f32 = onnx.helper, onnx.TensorProto.FLOAT
+    arrays = {
+        "w": np.arange(-32, 32, dtype=np.int8).reshape(8, 8),
+        "wz": np.int8(0),
+        "ws": np.float32(0.01),
+        "xs": np.float32(0.02),
+        "xz": np.uint8(128),
+    }
+    nodes = [helper.make_node("DequantizeLinear", ["w", "ws", "wz"], ["wf"], "weights")]
+    for i, (x, y) in enumerate((("x", "a"), ("a", "y"))):
+        nodes += [
+            helper.make_node("QuantizeLinear", [x, "xs", "xz"], [f"q{i}"]),
+            helper.make_node("DequantizeLinear", [f"q{i}", "xs", "xz"], [f"d{i}"]),
+            helper.make_node("MatMul", [f"d{i}", "wf"], [f"m{i}"]),
+            helper.make_node("QuantizeLinear", [f"m{i}", "xs", "xz"], [f"o{i}"]),
+            helper.make_node("DequantizeLinear", [f"o{i}", "xs", "xz"], [y]),
+        ]
+    ends = [[helper.make_tensor_value_info(name, f32, [1, 8])] for name in ("x", "y")]
+    constants = [onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in arrays.items()]
+    graph = helper.make_graph(nodes, "g", *ends, constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    x = np.linspace(-1, 1, 8, dtype=np.float32)[None]
+    wanted = open_session(model.SerializeToString()).run(None, {"x": x})[0]
+    assert separate(model.graph)
+    assert not separate(model.graph)
+    onnx.checker.check_model(model)
+    readers = [
+        node.input[0] for node in model.graph.node if node.op_type == "DequantizeLinear" and "w" in node.input[0]
+    ]
+    assert len(set(readers)) == 2
+    np.testing.assert_array_equal(open_session(model.SerializeToString()).run(None, {"x": x})[0], wanted)

@@ -20,6 +20,7 @@ from edge_lab.compress.graphs.keep_float import check_patterns, mark_kept
 from edge_lab.compress.graphs.masks import mark_spoiled
 from edge_lab.compress.graphs.quantized import refuse_quantized, seal
 from edge_lab.compress.static.onnx_float import float_nodes
+from edge_lab.compress.static.onnx_weights import separate
 from edge_lab.compress.static.ranges import (
     ANY_SCALE,
     SMALLEST_SCALE,
@@ -370,6 +371,9 @@ def quantize_onnx(
             extra_options=options | (_float_outputs(ready.graph) if config.float_scores else {}),
             nodes_to_exclude=float_nodes(ready, calibration, config.keep_float),
         )
+    written = onnx.load(target)
+    if separate(written.graph):
+        onnx.save(written, target)
 
 
 def _float_outputs(graph: Any) -> dict[str, list[str]]:

@@ -44,16 +44,27 @@ def open_session(
     options.log_severity_level = 4  # what fails is raised, and said once
     options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, _NAMES[level])
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # spinning starves other processes
-    options.add_session_config_entry("session.x64quantprecision", "1")  # int8 without VNNI: sums of 16 bits overflow
     if save is not None:
         options.optimized_model_filepath = str(save)
+    program = source if isinstance(source, bytes) else str(source)
     try:
-        program = source if isinstance(source, bytes) else str(source)
+        options.add_session_config_entry(_EXACT, "1")
+        try:
+            return onnxruntime.InferenceSession(program, options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            if _SHARED not in str(error):
+                raise
+        options.add_session_config_entry(_EXACT, "0")
         return onnxruntime.InferenceSession(program, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has a class for every status
         where = name or (source if isinstance(source, Path) else Path("model.onnx"))
         raise refusal(where, error) from error
 
+
+# On x86-64 without VNNI, int8 sums of 16 bits overflow unless this is set. It rewrites weights, and where two operators
+# share one (programs of other tools; `compress.static.onnx_weights` separates ours) it says the sentence below.
+_EXACT = "session.x64quantprecision"
+_SHARED = "Attempt to replace the existing tensor"
 
 _NAMES: dict[Level, str] = {
     "disable": "ORT_DISABLE_ALL",
