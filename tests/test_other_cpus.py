@@ -126,7 +126,8 @@ def test_every_engine_answers_within_tolerance_with_fewer_instructions(
 @pytest.mark.skipif(shim() is None, reason="cpuid can't be made to fault here")
 def test_a_hidden_instruction_set_is_hidden_from_children_and_a_crash_stays_one() -> None:
     see = "from numpy._core._multiarray_umath import __cpu_features__ as f; print(f['AVX2'], f['AVX512F'], f['FMA3'])"
-    code = f"import faulthandler, os, sys; faulthandler.enable(); os.execv(sys.executable, [sys.executable, '-c', {see!r}])"
+    again = f"os.execv(sys.executable, [sys.executable, '-c', {see!r}])"
+    code = f"import faulthandler, os, sys; faulthandler.enable(); {again}"
     for isa, wanted in (("haswell", "True False True"), ("nehalem", "False False False")):
         environment = os.environ | capped(isa)
         done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
