@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from other_cpus import capped, shim
 
 from edge_lab import to
 from edge_lab.bundle.folder import Bundle
@@ -361,3 +362,27 @@ def test_attention_without_heads_is_refused_with_a_change_that_helps(tmp_path: P
         to(without, "linux-onnx-fp32", out=tmp_path)
     assert "unsqueeze(1)" in caught.value.fix
     assert to(repaired, "linux-onnx-fp32", out=tmp_path).metrics["sqnr_db"] > 60
+
+
+def test_the_engine_is_asked_whether_its_int8_sums_overflow() -> None:
+    """Exact kernels where they do, and only there: with VNNI they cost more than half of the speed."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    from edge_lab.formats.onnx.ort import PROBE
+
+    def value(name: str, kind: int, shape: list[int]) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, kind, shape)
+
+    weight = numpy_helper.from_array(np.full((4, 1), 127, np.int8), "b")
+    ends = [value("a", TensorProto.UINT8, [1, 4])], [value("c", TensorProto.INT32, [1, 1])]
+    graph = helper.make_graph([helper.make_node("MatMulInteger", ["a", "b"], ["c"])], "g", *ends, [weight])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    assert model == onnx.load_from_string(PROBE)
+    code = "from edge_lab.formats.onnx.ort import sums_overflow; print(sums_overflow())"
+    if shim() is None:
+        return
+    for isa, wanted in (("haswell", "True"), ("nehalem", "False")):  # AVX2 without VNNI; SSE sums in 32 bits
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=os.environ | capped(isa), capture_output=True, text=True
+        )
+        assert done.stdout.strip() == wanted, done.stderr
