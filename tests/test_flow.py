@@ -93,7 +93,7 @@ def test_pictures_show_what_each_target_answered(result: RunResult) -> None:
 
 @pytest.mark.parametrize("limit", [1, 6, 100])
 def test_a_limit_is_the_number_of_pictures(limit: int) -> None:
-    assert len(flow._default_images(False, limit)) == limit
+    assert len(flow.inputs._default_images(False, limit)) == limit
 
 
 def test_a_second_run_reuses_the_bundles(result: RunResult, artifacts: Path) -> None:
