@@ -357,19 +357,15 @@ def report(a: Namespace) -> int:
 
 def targets(a: Namespace) -> int:
     """`edge-lab targets`."""
-    from edge_lab.export import target
-    from edge_lab.export import targets as names
+    from edge_lab import export
     from edge_lab.report.text import aligned
 
-    found = [target(name) for name in names(a.pattern)]
+    found = [export.target(name) for name in export.targets(a.pattern)]
     if not found:
-        target(a.pattern)  # raises, with the nearest names
+        export.target(a.pattern)  # raises, with the nearest names
         raise InputError(f"no target matches {a.pattern!r}.", "the pattern is too narrow.", "see `edge-lab targets`.")
-    print(
-        "\n".join(
-            aligned([["target", "format", "precision"], *([t.name, t.format, t.precision] for t in found)], left=3)
-        )
-    )
+    rows = [["target", "format", "precision"], *([t.name, t.format, t.precision] for t in found)]
+    print("\n".join(aligned(rows, left=3)))
     return 0
 
 
