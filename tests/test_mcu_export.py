@@ -19,7 +19,7 @@ from edge_lab.devices.firmware.image import machine, machines
 from edge_lab.formats.c import boards
 from edge_lab.formats.c.calibrate import fast_calibration
 from edge_lab.formats.c.files import constants
-from edge_lab.formats.c.library import open_library
+from edge_lab.formats.c.run import open_library
 from edge_lab.quality.accuracy import evaluate, prepare
 
 

@@ -24,7 +24,7 @@ from edge_lab.devices import firmware
 from edge_lab.devices.firmware.cases import sounds_of, write_cases, write_tables
 from edge_lab.devices.firmware.image import source_folder
 from edge_lab.formats.c.files import constants
-from edge_lab.formats.c.library import open_library
+from edge_lab.formats.c.run import open_library
 from edge_lab.measure import Measurements
 
 F405_RAM = 128 * 1024

@@ -356,7 +356,7 @@ def _aoti(bundle: Bundle, threads: int) -> Run:
 
 
 def _c(bundle: Bundle, threads: int) -> Run:
-    from edge_lab.formats.c.library import open_library
+    from edge_lab.formats.c.run import open_library
 
     library = open_library(bundle)  # int8 inside, on one thread
     shape = bundle.outputs[0].shape

@@ -11,7 +11,7 @@ import numpy as np
 from edge_lab.bundle.folder import Bundle
 from edge_lab.core.errors import BundleError, InputError
 from edge_lab.core.files import writing_file
-from edge_lab.formats.c.library import CLibrary
+from edge_lab.formats.c.run import CLibrary
 from edge_lab.signals.audio import LogMel, fit, read_wav, resample
 from edge_lab.signals.fixed_mel import FixedMel, c_header, fixed_mel, log2_energy, quantized
 

@@ -24,7 +24,7 @@ from edge_lab.devices.firmware.cases import (
     write_tables,
 )
 from edge_lab.devices.firmware.image import Console, Image, Machine, build, check_board, machine, tool, workplace
-from edge_lab.formats.c.library import open_library
+from edge_lab.formats.c.run import open_library
 from edge_lab.measure.record import Firmware
 
 _TESTED, _WRONG = 0, 1
