@@ -13,7 +13,7 @@ from PIL import Image
 
 from edge_lab.bundle.spec import ModelSpec, Preprocess, TensorSpec, preprocess
 from edge_lab.core.errors import DataError, InputError
-from edge_lab.signals.image import Filter, Picture, read_image, resize_and_crop, to_rgb
+from edge_lab.signals.image import Filter, Picture, read_image, resize_and_crop
 
 AS_IT_IS = Preprocess(24, (24, 24), (0.0,) * 3, (1.0,) * 3, scale=1.0)
 SPEC = ModelSpec("m", "classify", TensorSpec("x", (1, 3, 24, 24)), AS_IT_IS)
@@ -154,7 +154,7 @@ def test_what_is_no_picture() -> None:
     with pytest.raises(InputError, match="is a Tensor"):
         preprocess(torch.zeros(3, 8, 8), SPEC)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="0 x 5 pixels"):
-        to_rgb(Image.new("RGB", (0, 5)))
+        Picture(Image.new("RGB", (0, 5)))
 
 
 def in_two_steps(image: Image.Image, short: int, crop: tuple[int, int], kind: Filter) -> np.ndarray:

@@ -82,7 +82,11 @@ class Picture:
         if (first, last) != (0, self.size[1]):
             image = image.crop(self._box(first, last))
         image = _to_rgb(image, self.pixels)
-        return image if self.turned == 1 else image.transpose(Image.Transpose[_TURNS[self.turned]])
+        if self.turned == 1:
+            return image
+        upright = image.transpose(Image.Transpose[_TURNS[self.turned]])
+        upright.info = {}  # its EXIF would turn it once more
+        return upright
 
     def _box(self, first: int, last: int) -> tuple[int, int, int, int]:
         width, height = self.pixels.size
@@ -163,15 +167,6 @@ def read_image(path: Path | str) -> Image:
         DataError: the file is missing, damaged, not an image, or holds floats or 32-bit integers.
     """
     return open_picture(path).rows()
-
-
-def to_rgb(image: Image) -> Image:
-    """A PIL image of any mode as 8-bit RGB, as it lies; alpha is dropped.
-
-    Raises:
-        InputError: it is no PIL image, has no pixels, or holds floats (mode F) or 32-bit integers (mode I).
-    """
-    return picture_of(image).rows()
 
 
 def picture_of(image: object) -> Picture:

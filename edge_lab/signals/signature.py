@@ -22,7 +22,7 @@ _SVG = "convert it: rsvg-convert INPUT -o OUTPUT.png (Debian: sudo apt install l
 _PAGES = "convert it: pdftoppm -png INPUT OUTPUT (Debian: sudo apt install poppler-utils)."
 _ARRAY = "write its values as they are: np.load(INPUT).tofile('x.bin')."
 _AGAIN = "copy or download it again."
-PAGE = "download the file itself (on Hugging Face the link with /resolve/, on GitHub the one of the Download button)."
+_PAGE = "download the file itself (on Hugging Face the link with /resolve/, on GitHub the one of the Download button)."
 
 
 @dataclass(frozen=True)
@@ -73,16 +73,15 @@ _SOUNDS = (
     (0, b"\x1aE\xdf\xa3", Signature("a WebM or Matroska file", "video")),
     (8, b"AVI ", Signature("an AVI video", "video")),
 )
+LFS_POINTER = Signature(
+    "a Git LFS pointer: a note about a file that was not fetched",
+    "other",
+    "git lfs pull, in the folder of the repository.",
+)
+WEB_PAGE = Signature("a web page", "other", _PAGE)
+XML = Signature("XML: an SVG drawing, or a page about an error", "foreign", _SVG)
 _OTHERS = (
-    (
-        0,
-        b"version https://git-lfs",
-        Signature(
-            "a Git LFS pointer: a note about a file that was not fetched",
-            "other",
-            "git lfs pull, in the folder of the repository.",
-        ),
-    ),
+    (0, b"version https://git-lfs", LFS_POINTER),
     (0, b"\x1f\x8b", Signature("a gzip archive", "other", _UNPACK)),
     (0, b"PK\x03\x04", Signature("a zip archive", "other", _UNPACK)),
     (
@@ -116,9 +115,9 @@ def signature_of(start: bytes) -> Signature | None:
             return kind
     words = start.removeprefix(b"\xef\xbb\xbf").lstrip(b" \t\r\n").lower()
     if words.startswith((b"<!doctype html", b"<html")):
-        return Signature("a web page", "other", PAGE)
+        return WEB_PAGE
     if words.startswith((b"<svg", b"<?xml")):
-        return Signature("an SVG drawing", "foreign", _SVG)
+        return XML
     return Signature("JSON text", "other", "name the file that it is about.") if words.startswith(b"{") else None
 
 

@@ -5,14 +5,10 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
+from edge_lab.signals.signature import LFS_POINTER, WEB_PAGE, XML, signature_of
+
 _AGAIN = "copy or download it again."
 _STARTS: tuple[tuple[int, bytes, str, str], ...] = (
-    (
-        0,
-        b"version https://git-lfs",
-        "it is a Git LFS pointer: a note about a large file that was not fetched with the repository.",
-        "git lfs pull, in the folder of the repository.",
-    ),
     (0, b"\x1f\x8b", "it is a gzip archive.", "unpack it (tar xzf, or gunzip) and name the checkpoint inside."),
     (257, b"ustar", "it is a tar archive.", "unpack it (tar xf) and name the checkpoint inside."),
     (
@@ -48,9 +44,11 @@ def kind_of(path: Path) -> tuple[str, str] | None:
 
 def _text(path: Path, start: bytes) -> tuple[str, str] | None:
     words = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if words.startswith((b"<!doctype html", b"<html", b"<?xml")):
-        link = "on Hugging Face the link with /resolve/, on GitHub the one of the Download button"
-        return "it is a web page: what was downloaded is a page about the file.", f"download the file itself ({link})."
+    kind = signature_of(start)
+    if kind in (LFS_POINTER, WEB_PAGE):
+        return f"it is {kind.name}.", kind.fix
+    if words.startswith(b"<?xml"):
+        return f"it is {XML.name}.", WEB_PAGE.fix
     if not words.startswith(b"{") or b"\0" in start:
         return None
     if path.name.endswith(".index.json") or b'"weight_map"' in start:

@@ -80,7 +80,7 @@ constexpr Signature kVideo = {0, ""sv, "an MPEG-4 or QuickTime file", Family::kV
 constexpr Signature kPage = {
     0, ""sv, "a web page", Family::kOther,
     "download the file itself (on Hugging Face the link with /resolve/, on GitHub the one of the Download button)."};
-constexpr Signature kSvg = {0, ""sv, "an SVG drawing", Family::kPicture,
+constexpr Signature kSvg = {0, ""sv, "XML: an SVG drawing, or a page about an error", Family::kPicture,
                             "convert it: rsvg-convert INPUT -o OUTPUT.png (Debian: sudo apt install librsvg2-bin)."};
 constexpr Signature kJson = {0, ""sv, "JSON text", Family::kOther, "name the file that it is about."};
 
